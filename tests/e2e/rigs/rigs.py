@@ -1,0 +1,85 @@
+"""Start and stop the rigs from a test.
+
+    home = Path(".rigs")  # the folder which `setup` filled
+    with oidc_provider(home, at_ttl=4) as op, mcp_server(home, issuer=op.url) as server:
+        op.debug("config", {"resources": [server.url]})
+
+A rig also ends when the process that started it does, however that happens (--with-parent).
+"""
+
+import json
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.process import Program
+
+HERE = Path(__file__).resolve().parent
+
+
+class Rig(Program):
+    """A server that prints `READY <url>` once it listens."""
+
+    def __init__(self, command):
+        super().__init__(command)
+        self.url = self.wait_for(r"^READY (\S+)$")[1]
+
+    @property
+    def base(self):
+        at = urlsplit(self.url)
+        return f"{at.scheme}://{at.netloc}"
+
+    def debug(self, what, body=None):
+        """GET /debug/<what>, or POST a JSON body to it."""
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(f"{self.base}/debug/{what}", data=data, timeout=10) as answer:
+            return json.load(answer)
+
+
+def _flags(options):
+    """at_ttl=4 -> --at-ttl=4; True -> the bare flag; None and False are left out."""
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            yield flag
+        elif value is not None and value is not False:
+            yield f"{flag}={value if isinstance(value, str | int | float) else ' '.join(value)}"
+
+
+def _node(home):
+    """The node which `setup` chose, else the one on PATH."""
+    own = Path(home, "bin", "node")
+    return own if own.exists() else shutil.which("node")
+
+
+def _node_rig(home, script, options):
+    modules = f"--modules={Path(home, 'node')}"
+    return Rig([_node(home), HERE / script, modules, "--with-parent", *_flags(options)])
+
+
+def oidc_provider(home, **options):
+    """npm oidc-provider: the authorization server."""
+    return _node_rig(home, "oidc_provider.mjs", options)
+
+
+def everything_sse(home):
+    """npm server-everything on the old HTTP+SSE transport; it asks for no token."""
+    return _node_rig(home, "everything_sse.mjs", {})
+
+
+def mcp_server(home, **options):
+    """The MCP Python SDK's server, which wants the tokens of `issuer`."""
+    python = Path(home, "venv", "bin", "python")
+    return Rig([python, HERE / "mcp_server.py", "--with-parent", *_flags(options)])
+
+
+def probe(home, url, *what, **options):
+    """One run of the MCP Python SDK's client (mcp_probe.py); what it found, as JSON."""
+    python = Path(home, "venv", "bin", "python")
+    command = [python, HERE / "mcp_probe.py", url, *what, *_flags(options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if not done.stdout:
+        raise RuntimeError(f"the MCP client failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout)
