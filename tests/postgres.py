@@ -1,101 +1,109 @@
-"""A PostgreSQL of the tests' own: started on a free port, ended with the tests."""
+"""A PostgreSQL of our own for the tests: a fresh cluster on a free port, gone when they end.
 
+Needs Debian's `postgresql` package (the programs, not its service). Root may not run the server,
+so root hands it to the user `postgres`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
+
+from tests.process import Program
+
+# Data that nobody keeps need not reach the disk.
+FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
 
 
-def _tool(name: str) -> str:
-    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    path = str(found[-1]) if found else shutil.which(name)
-    assert path, f"{name} is not here: install Debian's `postgresql`"
-    return path
-
-
-def _as_postgres(command: list[str]) -> list[str]:
-    """The server refuses to run as root."""
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *command]
-
-
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Server:
+    """A running server."""
+
     port: int
     pid: int
 
     def url(self, name: str) -> str:
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
 
-    def create(self, name: str) -> str:
-        _admin(self.url(name), f'CREATE DATABASE "{name}"')
+    def create(self, name: str, *, template: str = "template1") -> str:
+        """A database of this name, a copy of another that nobody is connected to; its URL."""
+        parts = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
+        self._run(sql.SQL("CREATE DATABASE {name} TEMPLATE {template}").format(**parts))
         return self.url(name)
 
+    def drop(self, name: str) -> None:
+        """Away with it, whoever is still connected."""
+        self._run(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
-@contextmanager
+    def _run(self, statement: sql.Composed) -> None:
+        plain = self.url("postgres").replace("+psycopg", "")
+        with psycopg.connect(plain, autocommit=True) as link:
+            link.execute(statement)
+
+
+@contextlib.contextmanager
 def server(**settings: str) -> Iterator[Server]:
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    run = _as_postgres if os.geteuid() == 0 else list
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres", "postgres")
-    data = folder / "data"
-    init = [_tool("initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "--no-sync"]
-    subprocess.run(run(init), check=True, capture_output=True, cwd=folder)
-    port = _free_port()
-    fast = {"fsync": "off", "max_connections": "200", "unix_socket_directories": str(folder)}
-    options = [f"-c{name}={value}" for name, value in (fast | settings).items()]
-    start = [_tool("postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(port), *options]
-    log = (folder / "log").open("wb")
-    process = subprocess.Popen(run(start), stdout=log, stderr=log, cwd=folder)
+    """Run a server, with these settings of PostgreSQL, while the block lasts."""
+    folder = Path(tempfile.mkdtemp(prefix="gateway-pg-"))
     try:
-        _await(process, port, folder / "log")
-        yield Server(port, process.pid)
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres", "postgres")
+        data, port = folder / "data", _free_port()
+        _do(_program("initdb"), "-D", data, "-U", "postgres", "-A", "trust", "--no-sync")
+        options = [f"-c{name}={value}" for name, value in (FAST | settings).items()]
+        where = ["-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder]
+        command = [*_as_postgres(), _program("postgres"), *where, *options]
+        with Program(command, end=signal.SIGINT, cwd="/") as running:  # SIGTERM awaits its clients
+            running.wait_for("database system is ready to accept connections")
+            yield Server(port, running.pid)
     finally:
-        process.terminate()
-        process.wait(30)
-        log.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
 
 
-@contextmanager
+@contextlib.contextmanager
 def copy_of(template: str, name: str) -> Iterator[str]:
-    """A database made from another one, dropped at the end."""
+    """A copy of the database at this URL; gives the copy's URL, and drops it at the end."""
     base, _, original = template.rpartition("/")
-    _admin(template, f'CREATE DATABASE "{name}" TEMPLATE "{original}"')
+    port = int(base.rpartition(":")[2])
+    copier = Server(port, 0)
+    url = copier.create(name, template=original)
     try:
-        yield f"{base}/{name}"
+        yield url
     finally:
-        _admin(template, f'DROP DATABASE "{name}" WITH (FORCE)')
+        copier.drop(name)
 
 
-def _admin(url: str, statement: str) -> None:
-    """Run one statement beside the database that `url` names."""
-    plain = url.rpartition("/")[0].replace("+psycopg", "") + "/postgres"
-    with psycopg.connect(plain, autocommit=True) as link:
-        link.execute(statement.encode())
+def _program(name: str) -> Path:
+    """Debian keeps the server's programs off PATH, in a folder for each version."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    path = found[-1] if found else shutil.which(name)
+    assert path, f"{name} is missing: apt-get install postgresql"
+    return Path(path)
 
 
-def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    give_up = time.monotonic() + 30
-    while process.poll() is None and time.monotonic() < give_up:
-        try:
-            psycopg.connect(f"postgresql://postgres@127.0.0.1:{port}/postgres").close()
-        except psycopg.OperationalError:
-            time.sleep(0.05)  # between looks at a server that is starting
-        else:
-            return
-    raise AssertionError(f"PostgreSQL did not start:\n{log.read_text()[-2000:]}")
+def _as_postgres() -> list[str]:
+    """Whatever happens to the tests, the server ends with them."""
+    switch = ["--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    return ["setpriv", *(switch if os.geteuid() == 0 else []), "--pdeathsig=QUIT"]
+
+
+def _do(*command: str | Path) -> None:
+    done = subprocess.run([*_as_postgres(), *command], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])
