@@ -1,0 +1,65 @@
+"""MCP Gateway. Wiring only."""
+
+import os
+
+from flask import Flask
+
+from config import Config, ConfigError
+
+from . import cli, egress, keys, logs, schema, web
+from .db import Recent, db, engine_options, migrate
+from .secretbox import SecretBox, WeakSecret
+
+
+def create_app(config: Config) -> Flask:
+    """Raises ConfigError for secrets that are weak, or that do not open this database."""
+    app = Flask(__name__, template_folder="../templates", static_folder="../static")
+    app.config.from_object(config)
+    _settle(app, config)
+    logs.configure(config.LOG_LEVEL)
+    app.extensions["secretbox"] = _box(config)
+    app.extensions["recent"] = Recent()
+    app.extensions["egress_allow"] = egress.networks(*config.EGRESS_ALLOW)
+    app.extensions["egress_pools"] = {}
+    if any(net.is_loopback for net in app.extensions["egress_allow"]):
+        # oauthlib refuses http to this machine otherwise; our own rule on URLs stays (egress.py).
+        os.environ["OAUTHLIB_INSECURE_TRANSPORT"] = "1"
+    db.init_app(app)
+    migrate.init_app(app, db)
+    web.register(app)
+    cli.register(app)
+    if config.MIGRATE_AT_START:
+        with app.app_context():
+            schema.upgrade()
+            keys.verify()
+    return app
+
+
+def _settle(app: Flask, config: Config) -> None:
+    """Flask's own settings, from ours."""
+    url = config.DATABASE_URL
+    for old in ("postgres://", "postgresql://"):
+        url = "postgresql+psycopg://" + url.removeprefix(old) if url.startswith(old) else url
+    app.config.update(
+        SQLALCHEMY_DATABASE_URI=url,
+        SQLALCHEMY_ENGINE_OPTIONS=engine_options(url),
+        MAX_CONTENT_LENGTH=config.MAX_BODY_BYTES,
+        MAX_FORM_MEMORY_SIZE=config.MAX_BODY_BYTES,
+        SESSION_COOKIE_NAME="__Host-session" if config.is_https else "session",
+        SESSION_COOKIE_SECURE=config.is_https,
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",  # Strict would drop the session at the OAuth callback
+        WTF_CSRF_TIME_LIMIT=None,  # as long as the session
+        PREFERRED_URL_SCHEME="https" if config.is_https else "http",
+    )
+    for name in ("AUTH_ENCRYPTION_SECRET", "AUTH_ENCRYPTION_SECRETS_OLD", "DATABASE_URL"):
+        del app.config[
+            name
+        ]  # only the box and the engine need them; app.config's repr is talkative
+
+
+def _box(config: Config) -> SecretBox:
+    try:
+        return SecretBox([config.AUTH_ENCRYPTION_SECRET, *config.AUTH_ENCRYPTION_SECRETS_OLD])
+    except WeakSecret as error:
+        raise ConfigError(str(error)) from error

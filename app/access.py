@@ -1,0 +1,167 @@
+"""Who may see and use which gateway, and the read set of one call: frozen values, no rows.
+
+Everything here is at most a second old (db.Recent), so one call costs no query when warm.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from .db import db, db_now_ms, recent
+from .errors import NotFound
+from .models import Connection, Gateway, OAuthConfig
+from .specs import OAuthConfigSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A person, and what they came with: an API token with its limits, or a browser session."""
+
+    user_id: str
+    email: str
+    is_admin: bool
+    token_id: str | None = None  # None: a browser session
+    scopes: frozenset[str] = frozenset()  # of the API token
+    gateway_ids: frozenset[str] | None = None  # None: all the person may use
+
+    @property
+    def owner_key(self) -> str:
+        return f"user:{self.user_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A connection as it was read. `read_at` is this process's monotonic clock, in seconds."""
+
+    id: str
+    owner_key: str
+    state: str
+    reason: str | None
+    config_version: int
+    access_token_sealed: str | None = field(repr=False)
+    refresh_token_sealed: str | None = field(repr=False)
+    issued_ms: int | None
+    expires_ms: int | None
+    refresh_expires_ms: int | None
+    version: int
+    token_gen: int
+    consent_gen: int
+    attempt_id: str | None
+    lease_ms: int
+    not_before_ms: int
+    forced_ms: int
+    fail_count: int
+    now_ms: int  # by the database's clock, when it was read
+    read_at: float
+
+    def now(self) -> int:
+        """The database's time now, in ms; this node's own clock plays no part."""
+        return self.now_ms + int((time.monotonic() - self.read_at) * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class UsableConfig:
+    """One OAuth config of a gateway."""
+
+    id: str
+    version: int
+    registration_id: str | None
+    spec: OAuthConfigSpec
+
+    @property
+    def is_shared(self) -> bool:
+        return self.spec.grant_type == "client_credentials"
+
+
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """A gateway this caller may use, with the person's connection as it was a moment ago."""
+
+    id: str
+    slug: str
+    name: str
+    url: str
+    transport: str
+    auth_type: str
+    username: str | None
+    credentials_sealed: str | None = field(repr=False)
+    timeout_s: float | None
+    config: UsableConfig | None  # the default OAuth config; None without OAuth
+    owner_key: str  # whose connection: "user:<id>" or "shared"
+    connection: Seen | None
+
+    @property
+    def consent_gen(self) -> int:
+        return self.connection.consent_gen if self.connection else 0
+
+
+def usable(caller: Caller, slug: str) -> Usable:
+    """Raises NotFound for unknown, off and forbidden alike. Opens no transaction that stays."""
+    found = recent().get(("usable", slug, caller.user_id), lambda: _usable(caller, slug))
+    if found is None or not _within(caller, found.id):
+        raise NotFound("gateway_not_found", gateway=slug)
+    return found
+
+
+def may_use(caller: Caller) -> list[Gateway]:
+    """Every gateway this caller may use, by name. Rows, for pages."""
+    rows = db.session.scalars(sa.select(Gateway).where(Gateway.is_enabled).order_by(Gateway.name))
+    return [row for row in rows if _within(caller, row.id)]
+
+
+def seen(config_id: str, owner_key: str) -> Seen | None:
+    """The connection as it is now. A short transaction of its own, closed at once."""
+    at = time.monotonic()
+    columns = [getattr(Connection, name) for name in _SEEN]
+    query = sa.select(*columns, db_now_ms().label("now_ms")).where(
+        Connection.oauth_config_id == config_id, Connection.owner_key == owner_key
+    )
+    with db.engine.connect() as link:
+        row = link.execute(query).first()
+    return None if row is None else Seen(**row._mapping, read_at=at)
+
+
+_SEEN = [name for name in Seen.__dataclass_fields__ if name not in ("now_ms", "read_at")]
+
+
+def _within(caller: Caller, gateway_id: str) -> bool:
+    return caller.gateway_ids is None or gateway_id in caller.gateway_ids
+
+
+def _usable(caller: Caller, slug: str) -> Usable | None:
+    g, c = Gateway.__table__.c, OAuthConfig.__table__.c
+    query = (
+        sa.select(Gateway.__table__, c.id.label("config_id"), c.config_version, c.settings)
+        .add_columns(c.registration_id)
+        .outerjoin(OAuthConfig.__table__, sa.and_(c.gateway_id == g.id, c.is_default))
+        .where(g.slug == slug, g.is_enabled)
+    )
+    with db.engine.connect() as link:
+        row = link.execute(query).first()
+    if row is None:
+        return None
+    config = _config(row) if row.auth_type == "oauth" and row.config_id else None
+    owner_key = "shared" if config is None or config.is_shared else caller.owner_key
+    return Usable(
+        id=row.id,
+        slug=row.slug,
+        name=row.name,
+        url=row.url,
+        transport=row.transport,
+        auth_type=row.auth_type,
+        username=row.username,
+        credentials_sealed=row.credentials_sealed,
+        timeout_s=row.timeout_s,
+        config=config,
+        owner_key=owner_key,
+        connection=seen(config.id, owner_key) if config else None,
+    )
+
+
+def _config(row: sa.Row[Any]) -> UsableConfig:
+    spec = OAuthConfigSpec.model_validate(row.settings)
+    return UsableConfig(row.config_id, row.config_version, row.registration_id, spec)

@@ -1,0 +1,366 @@
+"""The only way out to the network.
+
+A name is resolved once, every answer is checked, and the connection goes to a checked address.
+Host, SNI and the certificate name stay the name. So neither a second DNS answer, a redirect, a
+proxy variable nor a .netrc can send a request, or a credential, anywhere else.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import ipaddress
+import os
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from flask import current_app
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+)
+from urllib3.exceptions import (
+    TimeoutError as Urllib3Timeout,
+)
+
+from .errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+S = TypeVar("S", bound=requests.Session)
+
+CONNECT_S, READ_S = 5.0, 30.0
+_LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
+
+
+def networks(*texts: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+# Cloud metadata and link-local: no setting opens these.
+_NEVER = networks(
+    "169.254.0.0/16", "fe80::/10", "168.63.129.16/32", "100.100.100.200/32", "fd00:ec2::254/128"
+)
+# IPv4 ranges that `is_global` of some Python versions lets through.
+_SPECIAL_V4 = networks("100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15")
+# IPv6: only global unicast, without tunnels and documentation.
+_UNICAST_V6 = networks("2000::/3")
+_SPECIAL_V6 = networks("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
+# IPv6 ranges whose last 32 bits are an IPv4 address: compatible, mapped, translated, NAT64.
+_CARRIES_V4 = networks("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")
+
+
+class Blocked(Exception):
+    """The URL or address may not be called. Its text is for operators only."""
+
+
+class DeadlineExceeded(Exception):
+    """The whole exchange took longer than it may."""
+
+
+class TooLarge(Exception):
+    """The decoded body is larger than it may be."""
+
+
+@functools.lru_cache(4096)  # pure, and on the hot path
+def check_url(url: str) -> None:
+    """https, or http to loopback; no credentials, no fragment, an ordinary port. Raises Blocked."""
+    if re.search(r"[\x00-\x20\x7f\\]", url) or len(url) > 2_048:
+        raise Blocked("URL has forbidden characters or is too long")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise Blocked("URL cannot be read") from error
+    if not host or parts.username is not None or parts.password is not None or parts.fragment:
+        raise Blocked("URL has no host, or has credentials or a fragment")
+    if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK_NAMES):
+        raise Blocked("URL is not https")
+    if port is not None and port < 1024 and port not in (80, 443):
+        raise Blocked(f"port {port} is reserved")
+
+
+def check_address(text: str, allow: Sequence[Network] = ()) -> None:
+    """A public unicast address, or one in `allow`, the operator's list. Raises Blocked."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    carried = _carried(address)
+    if carried is not None:
+        check_address(str(carried), allow)
+    if _within(address, _NEVER) or not (_within(address, allow) or _is_public(address)):
+        raise Blocked(str(address))
+
+
+def _carried(address: Address) -> ipaddress.IPv4Address | None:
+    if (
+        isinstance(address, ipaddress.IPv4Address) or int(address) < 2
+    ):  # ::1 is loopback, :: is nothing
+        return None
+    if _within(address, _CARRIES_V4):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.sixtofour or (address.teredo[1] if address.teredo else None)
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        return _within(address, _UNICAST_V6) and not _within(address, _SPECIAL_V6)
+    return address.is_global and not address.is_multicast and not _within(address, _SPECIAL_V4)
+
+
+def _within(address: Address, ranges: Sequence[Network]) -> bool:
+    return any(address.version == net.version and address in net for net in ranges)
+
+
+class Call:
+    """What one exchange did: `sent` says whether any byte of the request may have left.
+
+    Only a call with `sent` False may be repeated without asking what the peer made of it.
+    """
+
+    def __init__(self) -> None:
+        self.sent = False
+        self.expired = False
+        self._lock = threading.Lock()
+        self._handles: dict[int, socket.socket] = {}
+
+    def watch(self, sock: socket.socket) -> None:
+        """Keep a second handle: it can end the connection even after TLS took over the first."""
+        with self._lock:
+            if sock.fileno() not in self._handles:
+                self._handles[sock.fileno()] = socket.socket(fileno=os.dup(sock.fileno()))
+        if self.expired:
+            self.cut()
+
+    def cut(self) -> None:
+        with self._lock:
+            self.expired = True
+            for handle in self._handles.values():
+                with suppress(OSError):
+                    handle.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with self._lock:
+            for handle in self._handles.values():
+                handle.close()
+            self._handles.clear()
+
+
+_call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("call", default=None)
+
+
+@contextmanager
+def call(seconds: float) -> Iterator[Call]:
+    """A limit on all inside: connect, handshake, a dripping answer. Raises DeadlineExceeded.
+
+    Read the body inside, too: http.client takes a connection cut in the head for the end of the
+    head, so what came out of a call that ran over its time is never used. Name resolution is not
+    limited.
+    """
+    this = Call()
+    timer = threading.Timer(seconds, this.cut)
+    timer.daemon = True
+    timer.start()
+    token = _call.set(this)
+    try:
+        yield this
+        if this.expired:
+            raise DeadlineExceeded
+    except (requests.RequestException, HTTPError, OSError) as error:
+        if this.expired:
+            raise DeadlineExceeded from error
+        raise
+    finally:
+        _call.reset(token)
+        timer.cancel()
+        this.close()
+
+
+class _Pinned(HTTPConnection):
+    allow: Sequence[Network] = ()
+
+    def _new_conn(self) -> socket.socket:
+        """Stands in for urllib3's own: same errors, but checked addresses only."""
+        try:
+            answers = socket.getaddrinfo(self._dns_host, self.port, 0, socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        for answer in answers:
+            check_address(str(answer[4][0]), self.allow)  # one bad answer blocks the name
+        failure: OSError = OSError("no address")
+        for family, kind, protocol, _, address in answers:
+            try:
+                return self._open(socket.socket(family, kind, protocol), address)
+            except OSError as error:
+                failure = error
+        if isinstance(failure, TimeoutError):
+            raise ConnectTimeoutError(self, "connecting took too long") from failure
+        raise NewConnectionError(self, "connection refused") from failure
+
+    def _open(self, sock: socket.socket, address: Any) -> socket.socket:
+        try:
+            sock.settimeout(self.timeout if isinstance(self.timeout, int | float) else CONNECT_S)
+            for option in self.socket_options or ():
+                sock.setsockopt(*option)
+            this = _call.get()
+            if this is not None:
+                this.watch(sock)
+            sock.connect(address)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        this = _call.get()
+        if this is not None and self.sock is not None:
+            this.watch(self.sock)  # a pooled connection was opened by an earlier call
+            this.sent = True
+        super().send(data)
+
+
+class _PinnedTLS(_Pinned, HTTPSConnection):
+    pass
+
+
+def _pools(allow: Sequence[Network]) -> dict[str, type[HTTPConnectionPool]]:
+    plain = type("PinnedHTTP", (_Pinned,), {"allow": allow})
+    tls = type("PinnedHTTPS", (_PinnedTLS,), {"allow": allow})
+    return {
+        "http": type("PinnedHTTPPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("PinnedHTTPSPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
+    }
+
+
+class _Adapter(HTTPAdapter):
+    """For `requests` and everything built on it."""
+
+    def __init__(self, allow: Sequence[Network]) -> None:
+        self._allow = allow
+        super().__init__(max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _pools(self._allow)
+
+    def proxy_manager_for(self, *_args: Any, **_kwargs: Any) -> Any:
+        raise Blocked("proxies are not used")
+
+    def send(
+        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+    ) -> requests.Response:
+        check_url(request.url or "")
+        if kwargs.get("verify") is False:
+            raise Blocked("certificates are always verified")
+        kwargs["timeout"] = kwargs.get("timeout") or (CONNECT_S, READ_S)
+        return super().send(request, *args, **kwargs)
+
+
+class _Pool(urllib3.PoolManager):
+    def urlopen(  # type: ignore[override]  # PoolManager's own signature, which differs from its base
+        self, method: str, url: str, redirect: bool = False, **kw: Any
+    ) -> urllib3.BaseHTTPResponse:
+        check_url(url)
+        return super().urlopen(method, url, redirect=False, **{**kw, "retries": False})
+
+
+def guard(session: S, *, ca: str | None = None) -> S:
+    """Make any `requests` session, an OAuth2Session too, ours: a redirect raises."""
+    session.trust_env = False  # no .netrc, no proxy variables, no CA bundle from the environment
+    session.max_redirects = 0
+    session.verify = ca or True
+    allow = _allowed()
+    session.mount("https://", _Adapter(allow))
+    session.mount("http://", _Adapter(allow))
+    return session
+
+
+def session(*, ca: str | None = None) -> requests.Session:
+    return guard(requests.Session(), ca=ca)
+
+
+def pool(*, ca: str | None = None) -> urllib3.PoolManager:
+    """For the proxy: no redirects, no retries, answers handed on as they come.
+
+    One per app and CA bundle, as a TLS context takes 17 ms to build.
+    """
+    held: dict[str | None, urllib3.PoolManager] = current_app.extensions["egress_pools"]
+    if ca not in held:
+        config = current_app.config
+        silence = urllib3.Timeout(
+            connect=config["UPSTREAM_CONNECT_TIMEOUT"], read=config["UPSTREAM_READ_TIMEOUT"]
+        )
+        made = _Pool(num_pools=500, maxsize=256, ca_certs=ca, timeout=silence)
+        made.pool_classes_by_scheme = _pools(_allowed())
+        held.setdefault(ca, made)
+    return held[ca]
+
+
+def _allowed() -> tuple[Network, ...]:
+    ranges: tuple[Network, ...] = current_app.extensions["egress_allow"]
+    return ranges
+
+
+@contextmanager
+def upstream_errors(url: str) -> Iterator[None]:
+    """The exceptions of requests, urllib3 and the guard become ours here, and nowhere else."""
+    host = urlsplit(url).hostname or url
+    try:
+        yield
+    except Blocked as error:
+        raise UpstreamUnreachable("blocked_address", host=host) from error
+    except TooLarge as error:
+        raise UpstreamError("reply_unreadable", host=host) from error
+    except DeadlineExceeded as error:
+        raise UpstreamTimeout("timeout", host=host) from error
+    except (requests.RequestException, HTTPError, OSError) as error:
+        raise _ours(error, host) from error
+
+
+def _ours(error: Exception, host: str) -> UpstreamError:
+    """By what lies at the bottom: requests wraps urllib3, which wraps the socket's own error."""
+    chain = list(_causes(error))
+    if any(isinstance(cause, NameResolutionError) for cause in chain):
+        return UpstreamUnreachable("dns_failed", host=host)
+    if any(isinstance(cause, ssl.SSLError) for cause in chain):
+        return UpstreamUnreachable("tls_failed", host=host)
+    # Before the time-outs: urllib3's NewConnectionError is one of its TimeoutErrors.
+    if any(type(cause) is NewConnectionError for cause in chain):
+        return UpstreamUnreachable("connect_failed", host=host)
+    if any(isinstance(cause, Urllib3Timeout | requests.Timeout | TimeoutError) for cause in chain):
+        return UpstreamTimeout("timeout", host=host)
+    if isinstance(error, requests.TooManyRedirects):
+        return UpstreamError("redirected", host=host)
+    return UpstreamUnreachable("connect_failed", host=host)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = [error]
+    for cause in seen:
+        yield cause
+        further = (cause.__cause__, cause.__context__, *cause.args, getattr(cause, "reason", None))
+        seen += [one for one in further if isinstance(one, BaseException) and one not in seen]
+
+
+def read_capped(response: requests.Response, limit: int) -> bytes:
+    """The decoded body of a response got with stream=True. Raises TooLarge on the way."""
+    body = bytearray()
+    for chunk in response.iter_content(65_536):
+        body += chunk
+        if len(body) > limit:
+            response.close()
+            raise TooLarge(f"more than {limit} bytes")
+    return bytes(body)

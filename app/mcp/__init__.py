@@ -1,0 +1,1 @@
+"""We on the MCP wire."""

@@ -1,0 +1,15 @@
+"""Everything that knows a browser or a request. One module per family of URLs."""
+
+from flask import Flask
+from flask_wtf import CSRFProtect
+
+from . import errors, home, security
+
+csrf = CSRFProtect()
+
+
+def register(app: Flask) -> None:
+    csrf.init_app(app)
+    errors.register(app)
+    security.register(app)
+    app.register_blueprint(home.bp)

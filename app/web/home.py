@@ -1,0 +1,27 @@
+"""The front door, and what machines ask."""
+
+from flask import Blueprint, jsonify, redirect
+from flask.typing import ResponseReturnValue
+from werkzeug.wrappers import Response
+
+from .. import schema
+
+bp = Blueprint("home", __name__)
+
+
+@bp.get("/health")
+def health() -> ResponseReturnValue:
+    """The process answers. Says nothing else (SEC-120)."""
+    return jsonify(status="ok")
+
+
+@bp.get("/ready")
+def ready() -> ResponseReturnValue:
+    """The database answers, too."""
+    schema.ping()
+    return jsonify(status="ok")
+
+
+@bp.get("/")
+def index() -> Response:
+    return redirect("/connections")
