@@ -1,0 +1,130 @@
+"""Real parts: providers, MCP servers and clients (rigs/), PostgreSQL, gunicorn, Chromium.
+
+A part that is missing fails the test that needs it; nothing is skipped.
+"""
+
+import contextlib
+import functools
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+from tests import postgres
+from tests.e2e.gateway import ROOT, Gateway
+from tests.e2e.rigs import rigs
+
+RIGS = ROOT / ".rigs"
+
+
+@pytest.fixture(scope="session")
+def rig_home() -> Path:
+    """The folder that holds what the rigs run; filled once, by `rigs/setup`."""
+    done = subprocess.run([rigs.HERE / "setup", RIGS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return RIGS
+
+
+@pytest.fixture
+def oidc(rig_home) -> Iterator[Callable[..., rigs.Rig]]:
+    """oidc(at_ttl=4, …): an authorization server."""
+    with contextlib.ExitStack() as started:
+        yield lambda **options: started.enter_context(rigs.oidc_provider(rig_home, **options))
+
+
+@pytest.fixture
+def mcp(rig_home) -> Iterator[Callable[..., rigs.Rig]]:
+    """mcp(issuer=op.url, …): an MCP server that wants this issuer's tokens."""
+    with contextlib.ExitStack() as started:
+        yield lambda **options: started.enter_context(rigs.mcp_server(rig_home, **options))
+
+
+@pytest.fixture
+def everything_sse(rig_home) -> Iterator[rigs.Rig]:
+    """An MCP server on the old HTTP+SSE transport, which asks for no token."""
+    with rigs.everything_sse(rig_home) as server:
+        yield server
+
+
+@pytest.fixture
+def probe(rig_home) -> Callable[..., dict[str, Any]]:
+    """probe(url, "tool", '{"a":1}', token=…, mode="legacy"): one run of the SDK's client."""
+    return functools.partial(rigs.probe, rig_home)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    with postgres.server() as server:
+        yield server
+
+
+@pytest.fixture
+def empty_database(request, tmp_path) -> Iterator[Callable[[str], str]]:
+    """empty_database("sqlite" | "postgresql"): the URL of a database without tables."""
+    dropped = []
+
+    def make(kind: str) -> str:
+        name = f"e2e_{uuid.uuid4().hex[:12]}"
+        if kind == "sqlite":
+            return f"sqlite:///{tmp_path / name}.db"
+        server = request.getfixturevalue("postgres_server")
+        dropped.append((server, name))
+        return server.create(name)
+
+    yield make
+    for server, name in dropped:
+        server.drop(name)
+
+
+@pytest.fixture
+def gateway_server(request, empty_database) -> Iterator[Callable[..., Gateway]]:
+    """gateway_server(workers=2, database="postgresql", OAUTH_STATE_EXPIRY=60): a running node.
+
+    `database` may also be the `database` of another node. SQLite, or what --database says, if
+    left out.
+    """
+    with contextlib.ExitStack() as started:
+
+        def start(*, workers: int = 1, database: str = "", **settings: Any) -> Gateway:
+            where = database or request.config.getoption("--database")
+            url = where if "://" in where else empty_database(where)
+            return started.enter_context(Gateway(url, workers=workers, **settings))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium, as the system has it."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium, "chromium is missing: apt-get install chromium"
+    quiet = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"]
+    quiet += ["--disable-component-update", "--disable-sync", "--no-first-run", "--disable-quic"]
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=quiet)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser) -> Iterator[Page]:
+    """A tab of a person's own. A script error or a breach of the CSP fails the test."""
+    complaints = []
+
+    def listen(message: ConsoleMessage) -> None:
+        if message.type == "error" and "status of" not in message.text:  # a 4xx is no error of ours
+            complaints.append(f"{message.text} ({message.location.get('url')})")
+
+    context = browser.new_context()
+    tab = context.new_page()
+    tab.set_default_timeout(15_000)
+    tab.on("console", listen)
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    yield tab
+    context.close()
+    assert not complaints

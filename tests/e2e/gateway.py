@@ -1,0 +1,154 @@
+"""The product as people run it: gunicorn, gevent, gunicorn.conf.py, and its own commands."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from demo.visitor import Visitor
+from tests.process import Program
+
+ROOT = Path(__file__).resolve().parents[2]
+PASSWORD = "correct horse battery staple"
+LOOPBACK = "127.0.0.0/8 ::1/128"
+
+
+class Gateway:
+    """One node. `settings` are the product's own (config.py); a list becomes a list of words."""
+
+    def __init__(self, database: str, *, workers: int = 1, **settings: Any) -> None:
+        self._socket = _listen()
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        given = {name: _words(value) for name, value in settings.items()}
+        self.env = {
+            **_clean_environment(),
+            "SECRET_KEY": secrets.token_urlsafe(32),
+            "AUTH_ENCRYPTION_SECRET": secrets.token_urlsafe(32),
+            "PUBLIC_URL": self.url,
+            "DATABASE_URL": database,
+            "EGRESS_ALLOW": LOOPBACK,
+            "WEB_CONCURRENCY": str(workers),
+            **given,
+        }
+        self._start()
+
+    def _start(self) -> None:
+        """It inherits a socket that listens already, so whoever asks waits for it, not in vain."""
+        fd = self._socket.fileno()
+        with_us = ["setpriv", "--pdeathsig=TERM"]  # it ends when the tests do, even if killed
+        command = [*with_us, sys.executable, "-m", "gunicorn", "--bind", f"fd://{fd}", "wsgi:app"]
+        self.program = Program(
+            command,
+            end=signal.SIGINT,
+            cwd=ROOT,
+            env=self.env,
+            pass_fds=[fd],
+            start_new_session=True,
+        )
+        self._socket.close()  # nobody listens once it has ended
+        try:
+            answer = requests.get(f"{self.url}/health", timeout=60)
+        except requests.ConnectionError as error:
+            self.program.stop()
+            raise RuntimeError(f"the gateway did not start:\n{self.log()[-5000:]}") from error
+        assert answer.status_code == 200, answer.text
+
+    def restart(self, **settings: Any) -> None:
+        """The same node again, with these settings changed."""
+        self.stop()
+        self._socket = _listen(int(self.url.rpartition(":")[2]))
+        self.env |= {name: _words(value) for name, value in settings.items()}
+        self._start()
+
+    def stop(self) -> int:
+        return self.program.stop()
+
+    def log(self) -> str:
+        """All it wrote since it started."""
+        return self.program.log()
+
+    def flask(self, *command: str, stdin: str = "", **environment: str) -> str:
+        """Run one of its commands, as an operator would; gives what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "flask", "--app", "wsgi", *command],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=self.env | environment,
+            timeout=60,
+        )
+        assert done.returncode == 0, f"flask {' '.join(command)}: {done.stderr}{done.stdout}"
+        return done.stdout
+
+    def admin(self, email: str = "admin@example.com") -> Person:
+        """An admin, made by command and signed in."""
+        self.flask("users", "create-admin", email, "--password-stdin", stdin=f"{PASSWORD}\n")
+        return Person(self.url).login(email)
+
+    def token(self, email: str = "admin@example.com", *, scope: str = "mcp") -> str:
+        """An API token of this person, made by command."""
+        made = self.flask("tokens", "create", email, "--name", "tests", "--scope", scope)
+        return made.split()[-1]
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Person(Visitor):
+    """Somebody at a browser of their own, who uses one gateway."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+
+    def at(self, path: str) -> requests.Response:
+        return self.get(self.url + path)
+
+    def login(self, email: str, password: str = PASSWORD) -> Person:
+        page = self.submit(self.at("/login"), email=email, password=password)
+        assert "/login" not in page.url, page.text
+        return self
+
+    def start_connecting(self, slug: str, at: str = "/connections") -> requests.Response:
+        """Press Connect; gives the stop-over page that leads to the provider."""
+        page = self.submit(self.at(at), action=f"/oauth/connect/{slug}", follow=False)
+        assert page.status_code == 200, page.text
+        return page
+
+    def callback_after(self, page: requests.Response, user: str, *, allow: bool = True) -> str:
+        """Sign in and answer at the provider; gives the address that it sends us back to."""
+        back = f"{self.url}/oauth/callback"
+        return self.consent(page, back, user=user, password=f"{user}-pw", allow=allow)
+
+    def connect(self, slug: str, user: str = "alice", *, allow: bool = True) -> requests.Response:
+        """Connect, sign in, allow, come back; gives the page where that ends."""
+        return self.get(self.callback_after(self.start_connecting(slug), user, allow=allow))
+
+
+def _listen(port: int = 0) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(128)
+    return listener
+
+
+def _words(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list | tuple) else str(value)
+
+
+def _clean_environment() -> dict[str, str]:
+    """What a program needs to run, and no setting of whoever runs the tests."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}

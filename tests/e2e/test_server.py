@@ -1,0 +1,40 @@
+"""gunicorn as gunicorn.conf.py sets it up."""
+
+import logging
+import runpy
+import subprocess
+import sys
+
+import pytest
+import requests
+
+from tests.e2e.gateway import ROOT, Gateway
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_two_workers_start_on_an_empty_database_and_answer(gateway_server, database):
+    gateway = gateway_server(workers=2, database=database)
+    for path in ("/health", "/login"):
+        assert requests.get(gateway.url + path).status_code == 200, path
+    assert gateway.stop() == 0
+    assert "Traceback" not in gateway.log()
+
+
+def test_a_weak_secret_ends_the_server_and_names_the_setting(tmp_path):
+    with pytest.raises(RuntimeError, match="AUTH_ENCRYPTION_SECRET") as refusal:
+        Gateway(f"sqlite:///{tmp_path}/gateway.db", AUTH_ENCRYPTION_SECRET="hunter2")
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_sync_workers_are_refused():
+    command = [sys.executable, "-m", "gunicorn", "-k", "sync", "wsgi:app"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode != 0 and "sync workers" in done.stderr
+
+
+def test_sec_013_gunicorn_logs_no_query():
+    without_query = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["_without_query"]
+    args = ("GET", "/oauth/callback?code=c0de&state=st4te")
+    record = logging.LogRecord("x", 40, "f", 1, "Error handling request %s %s", args, None)
+    assert without_query(record)
+    assert record.getMessage() == "Error handling request GET /oauth/callback?…"
