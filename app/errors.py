@@ -160,12 +160,17 @@ class ConsentFailed(AppError):
 
 
 class ConnectionNeeded(AppError):
-    """`state` and `reason` as in oauth.md 6.2; `gateway` is the slug, `name` what people read."""
+    """`state` and `reason` as in oauth.md 6.2; `gateway` is the slug, `name` what people read.
+
+    `link` is the absolute address of the page that connects; whoever answers the caller sets it.
+    """
 
     code = "connection_needed"
 
-    def __init__(self, *, gateway: str, name: str, state: str, reason: str = "") -> None:
-        super().__init__(gateway=gateway, name=name, state=state, reason=reason)
+    def __init__(
+        self, *, gateway: str, name: str, state: str, reason: str = "", link: str = ""
+    ) -> None:
+        super().__init__(gateway=gateway, name=name, state=state, reason=reason, link=link)
         self.gateway, self.name, self.state, self.reason = gateway, name, state, reason
 
 
