@@ -50,9 +50,10 @@ class Base(DeclarativeBase):
 
 
 @sa.event.listens_for(Base, "init", propagate=True)
-def _born_with_id(_row: Base, _args: object, values: dict[str, Any]) -> None:
+def _born_with_id(row: Base, _args: object, values: dict[str, Any]) -> None:
     """An id before the first flush: what a row seals is bound to it."""
-    values.setdefault("id", uuid.uuid4().hex)
+    if hasattr(type(row), "id"):
+        values.setdefault("id", uuid.uuid4().hex)
 
 
 @sa.event.listens_for(sa.Engine, "connect")
