@@ -9,7 +9,7 @@ import pytest
 APP = Path(__file__).parents[1] / "app"
 
 LEVELS = [  # a module imports from the lines above its own, never from its own or a later one
-    "errors sqlite logs",
+    "errors sqlite logs strict_json",
     "db",
     "models secretbox egress specs oauth.replies mcp.wire",
     "schema keys",
