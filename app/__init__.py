@@ -31,7 +31,11 @@ def create_app(config: Config) -> Flask:
     if config.MIGRATE_AT_START:
         with app.app_context():
             schema.upgrade()
-            keys.verify()
+            try:
+                keys.verify()
+            except ConfigError:
+                db.engine.dispose()  # this app is not going to be used
+                raise
     return app
 
 

@@ -63,13 +63,25 @@ def config(database_url) -> Config:
 
 
 @pytest.fixture
-def app(config):
+def start():
+    """create_app, for tests that start more than one; each lets go of its database at the end."""
+    started = []
+
+    def make(config: Config):
+        started.append(create_app(config))
+        started[-1].testing = True
+        return started[-1]
+
+    yield make
+    for app in started:
+        with app.app_context():
+            db.engine.dispose()
+
+
+@pytest.fixture
+def app(start, config):
     """CSRF is on, as in production. No context is left open: a request must bring its own."""
-    app = create_app(config)
-    app.testing = True
-    yield app
-    with app.app_context():
-        db.engine.dispose()
+    return start(config)
 
 
 @pytest.fixture

@@ -43,14 +43,14 @@ def test_sec_080_a_weak_encryption_secret_stops_the_start_with_the_command(weak)
         create_app(Config.from_env(GOOD | {"AUTH_ENCRYPTION_SECRET": weak}))
 
 
-def test_sec_081_a_wrong_key_is_found_at_the_start_and_an_old_one_opens(app, config):
+def test_sec_081_a_wrong_key_is_found_at_the_start_and_an_old_one_opens(app, start, config):
     other = dataclasses.replace(
         config, AUTH_ENCRYPTION_SECRET="ffeeddccbbaa99887766554433221100" * 2
     )
     with pytest.raises(ConfigError, match="does not open this database"):
-        create_app(other)
+        start(other)
     old = (config.AUTH_ENCRYPTION_SECRET,)
-    create_app(dataclasses.replace(other, AUTH_ENCRYPTION_SECRETS_OLD=old))
+    start(dataclasses.replace(other, AUTH_ENCRYPTION_SECRETS_OLD=old))
 
 
 def test_a_secret_can_come_from_a_file(tmp_path):
