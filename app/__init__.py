@@ -34,7 +34,8 @@ def create_app(config: Config) -> Flask:
             try:
                 keys.verify()
             except ConfigError:
-                db.engine.dispose()  # this app is not going to be used
+                db.session.remove()  # this app is not going to be used
+                db.engine.dispose()
                 raise
     return app
 
