@@ -3,7 +3,7 @@
 from flask import Flask
 from flask_wtf import CSRFProtect
 
-from . import errors, home, security
+from . import errors, home, security, words
 
 csrf = CSRFProtect()
 
@@ -12,4 +12,5 @@ def register(app: Flask) -> None:
     csrf.init_app(app)
     errors.register(app)
     security.register(app)
+    words.register(app)
     app.register_blueprint(home.bp)
