@@ -113,6 +113,48 @@ def may_use(caller: Caller) -> list[Gateway]:
     return [row for row in rows if _within(caller, row.id)]
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one person stands with one gateway. Rows, for pages."""
+
+    gateway: Gateway
+    config: OAuthConfig | None  # the default one; None without OAuth
+    connection: Connection | None  # theirs, or the shared one
+
+
+def standings(caller: Caller) -> list[Standing]:
+    """With every gateway this caller may use, by name."""
+    return [Standing(*row) for row in db.session.execute(_standing(caller))]
+
+
+def standing(caller: Caller, slug: str) -> Standing:
+    """Raises NotFound for unknown, off and forbidden alike."""
+    row = db.session.execute(_standing(caller).where(Gateway.slug == slug)).first()
+    if row is None:
+        raise NotFound("gateway_not_found", gateway=slug)
+    return Standing(*row)
+
+
+def _standing(caller: Caller) -> sa.Select[Gateway, OAuthConfig, Connection]:
+    is_shared = OAuthConfig.grant_type == "client_credentials"
+    owner = sa.case((is_shared, "shared"), else_=caller.owner_key)
+    default = sa.and_(
+        OAuthConfig.gateway_id == Gateway.id,
+        OAuthConfig.is_default,
+        Gateway.auth_type == "oauth",
+    )
+    theirs = sa.and_(Connection.oauth_config_id == OAuthConfig.id, Connection.owner_key == owner)
+    query = (
+        sa.select(Gateway, OAuthConfig, Connection)
+        .outerjoin(OAuthConfig, default)
+        .outerjoin(Connection, theirs)
+        .where(Gateway.is_enabled)
+        .order_by(sa.func.lower(Gateway.name))
+    )
+    within = caller.gateway_ids
+    return query if within is None else query.where(Gateway.id.in_(within))
+
+
 def seen(config_id: str, owner_key: str) -> Seen | None:
     """The connection as it is now. A short transaction of its own, closed at once."""
     at = time.monotonic()

@@ -1,0 +1,181 @@
+"""How a person stands with a gateway, in words (ui.md section 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from ...access import Standing
+from ...db import utcnow
+from ...errors import texts
+from ...models import Connection
+from ...specs import OAuthConfigSpec
+from ..words import moment
+
+Offer = Literal["connect", "details", "tools", ""]
+_SOON_S = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """`kind` is the badge's, `offer` what the button does and `button` what it says.
+
+    `rank` sorts lists: what needs the person comes first.
+    """
+
+    kind: str
+    word: str
+    line: str
+    offer: Offer
+    button: str
+    rank: int
+
+    @property
+    def needs_person(self) -> bool:
+        return self.rank == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One gateway as its person sees it. Never a token value."""
+
+    slug: str
+    name: str
+    about: str
+    auth_type: str
+    spec: OAuthConfigSpec | None
+    connection: Connection | None
+    words: Words
+
+    @property
+    def is_personal(self) -> bool:
+        """Each person signs in for themselves."""
+        return self.spec is not None and self.spec.grant_type == "authorization_code"
+
+    @property
+    def keeps(self) -> bool:
+        return self.spec is not None and self.spec.stores
+
+    @property
+    def host(self) -> str:
+        """Where people sign in."""
+        url = self.spec and (self.spec.authorization_url or self.spec.issuer)
+        return urlsplit(url).netloc if url else ""
+
+    @property
+    def asked(self) -> list[str]:
+        return (self.spec and self.spec.scopes) or []
+
+    @property
+    def granted(self) -> list[str]:
+        return self.connection.scopes_granted if self.connection else []
+
+    @property
+    def missing(self) -> list[str]:
+        wanted = self.connection.scopes_requested if self.connection else []
+        return [scope for scope in wanted if scope not in self.granted]
+
+    @property
+    def has_tokens(self) -> bool:
+        return self.connection is not None and self.connection.access_token_sealed is not None
+
+    @property
+    def renews(self) -> bool:
+        return _renews(self.spec, self.connection)
+
+
+def shown(standing: Standing) -> Shown:
+    gateway, config, connection = standing.gateway, standing.config, standing.connection
+    spec = OAuthConfigSpec.model_validate(config.settings) if config else None
+    words = _words(gateway.auth_type, gateway.description, spec, connection)
+    about = (gateway.slug, gateway.name, gateway.description, gateway.auth_type)
+    return Shown(*about, spec, connection, words)
+
+
+def _words(
+    auth_type: str, about: str, spec: OAuthConfigSpec | None, connection: Connection | None
+) -> Words:
+    if auth_type == "none":
+        return Words("off", "No sign-in", about or "Open to everyone here.", "tools", "Tools", 5)
+    if spec is None or spec.grant_type == "client_credentials":
+        return _shared(connection)
+    if not spec.stores:
+        line = f"{about} Keeps no tokens.".strip()
+        return Words("draft", "Asks on each call", line, "tools", "Try a tool", 4)
+    if connection is None:
+        line = about or "You connect your own account."
+        return Words("draft", "Not connected", line, "connect", "Connect", 3)
+    return _own(spec, connection)
+
+
+def _shared(connection: Connection | None) -> Words:
+    if connection is not None and connection.state == "failing":
+        return Words("bad", "Not working", failing_line(connection), "details", "What happened", 1)
+    return Words("off", "Shared account", "Kept by your admins. Nothing to do.", "", "", 5)
+
+
+def _own(spec: OAuthConfigSpec, connection: Connection) -> Words:
+    state, reason = connection.state, connection.reason or ""
+    if state == "active" and _is_over(connection) and not _renews(spec, connection):
+        state, reason = "needs_reauth", "expired"  # as the next call will find
+    if state in ("active", "refreshing"):
+        who = f"As {connection.account_label}." if connection.account_label else ""
+        soon = _ends_soon(spec, connection)
+        kind, word, rank = ("warn", "Ends soon", 0) if soon else ("ok", "Connected", 2)
+        return Words(kind, word, who, "details", "Details", rank)
+    lines = {
+        "needs_reauth": _ENDED.get(reason, "Your sign-in has ended.") + " Nothing is lost.",
+        "orphaned": _ORPHANED.get(reason, "An admin changed this gateway."),
+        "pending": "You began to connect and did not come back yet.",
+        "revoked": "You ended this connection.",
+        "failing": failing_line(connection),
+    }
+    kind, word, offer, button, rank = _STATES[state]
+    return Words(kind, word, lines[state], offer, button, rank)
+
+
+_STATES: dict[str, tuple[str, str, Offer, str, int]] = {
+    "needs_reauth": ("warn", "Reconnect needed", "connect", "Reconnect", 0),
+    "orphaned": ("warn", "Set-up changed, connect again", "connect", "Connect", 0),
+    "failing": ("bad", "Not working", "details", "What happened", 1),
+    "pending": ("draft", "Sign-in not finished", "connect", "Start again", 2),
+    "revoked": ("draft", "Disconnected", "connect", "Connect", 3),
+}
+_ENDED = {
+    "grant_ended": "The provider ended your sign-in.",
+    "interaction_required": "The provider wants you to sign in again.",
+    "expired": "Your sign-in ran out.",
+    "refused_by_server": "The server no longer takes your sign-in.",
+    "secret_unreadable": "What was stored of your sign-in cannot be read any more.",
+}
+_ORPHANED = {
+    "gateway_changed": "An admin changed this gateway, so your old sign-in was put away.",
+    "issuer_changed": "This gateway moved to another sign-in provider.",
+    "client_gone": "The provider no longer knows this server's app.",
+    "access_lost": "Your access was taken away for a while.",
+}
+
+
+def failing_line(connection: Connection) -> str:
+    """Whether it mends itself, or an admin must act."""
+    text = texts().get(connection.last_error_code or "")
+    if text is not None and text.action.startswith("An admin must"):
+        return "An admin must fix the set-up."
+    return "The provider does not answer. We try again by ourselves."
+
+
+def _renews(spec: OAuthConfigSpec | None, connection: Connection | None) -> bool:
+    if spec is None or connection is None or not spec.token_management.auto_refresh:
+        return False
+    return connection.refresh_token_sealed is not None
+
+
+def _is_over(connection: Connection) -> bool:
+    return connection.expires_ms is not None and moment(connection.expires_ms) <= utcnow()
+
+
+def _ends_soon(spec: OAuthConfigSpec, connection: Connection) -> bool:
+    if connection.expires_ms is None or _renews(spec, connection):
+        return False
+    return (moment(connection.expires_ms) - utcnow()).total_seconds() < _SOON_S
