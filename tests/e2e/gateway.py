@@ -13,7 +13,7 @@ from typing import Any
 
 import requests
 
-from demo.visitor import Visitor
+from demo.person import Person
 from tests.process import Program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +92,7 @@ class Gateway:
     def admin(self, email: str = "admin@example.com") -> Person:
         """An admin, made by command and signed in."""
         self.flask("users", "create-admin", email, "--password-stdin", stdin=f"{PASSWORD}\n")
-        return Person(self.url).login(email)
+        return Person(self.url).login(email, PASSWORD)
 
     def token(self, email: str = "admin@example.com", *, scope: str = "mcp") -> str:
         """An API token of this person, made by command."""
@@ -104,37 +104,6 @@ class Gateway:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-class Person(Visitor):
-    """Somebody at a browser of their own, who uses one gateway."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self.url = url
-
-    def at(self, path: str) -> requests.Response:
-        return self.get(self.url + path)
-
-    def login(self, email: str, password: str = PASSWORD) -> Person:
-        page = self.submit(self.at("/login"), email=email, password=password)
-        assert "/login" not in page.url, page.text
-        return self
-
-    def start_connecting(self, slug: str, at: str = "/connections") -> requests.Response:
-        """Press Connect; gives the stop-over page that leads to the provider."""
-        page = self.submit(self.at(at), action=f"/oauth/connect/{slug}", follow=False)
-        assert page.status_code == 200, page.text
-        return page
-
-    def callback_after(self, page: requests.Response, user: str, *, allow: bool = True) -> str:
-        """Sign in and answer at the provider; gives the address that it sends us back to."""
-        back = f"{self.url}/oauth/callback"
-        return self.consent(page, back, user=user, password=f"{user}-pw", allow=allow)
-
-    def connect(self, slug: str, user: str = "alice", *, allow: bool = True) -> requests.Response:
-        """Connect, sign in, allow, come back; gives the page where that ends."""
-        return self.get(self.callback_after(self.start_connecting(slug), user, allow=allow))
 
 
 def _listen(port: int = 0) -> socket.socket:
