@@ -122,7 +122,7 @@ def _own(spec: OAuthConfigSpec, connection: Connection) -> Words:
     if state in ("active", "refreshing"):
         who = f"As {connection.account_label}." if connection.account_label else ""
         soon = _ends_soon(spec, connection)
-        kind, word, rank = ("warn", "Ends soon", 0) if soon else ("ok", "Connected", 2)
+        kind, word, rank = ("warn", "Ends soon", 1) if soon else ("ok", "Connected", 2)
         return Words(kind, word, who, "details", "Details", rank)
     lines = {
         "needs_reauth": _ENDED.get(reason, "Your sign-in has ended.") + " Nothing is lost.",
