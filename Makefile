@@ -60,7 +60,7 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 test: lint .rigs/stamp
-	@.ci/needs chromium postgresql curl
+	@.ci/needs chromium postgresql nginx-light curl
 	$(BIN)/python -m pytest -q
 	$(BIN)/python -m pytest -q --database postgresql --ignore tests/e2e
 
