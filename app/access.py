@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -114,45 +115,81 @@ def may_use(caller: Caller) -> list[Gateway]:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How one person stands with one gateway. Rows, for pages."""
+class Held:
+    """A connection as its person may see it: no token, not even a sealed one."""
 
-    gateway: Gateway
-    config: OAuthConfig | None  # the default one; None without OAuth
-    connection: Connection | None  # theirs, or the shared one
+    id: str
+    state: str
+    reason: str | None
+    scopes_requested: list[str]
+    scopes_granted: list[str]
+    account_label: str | None
+    expires_ms: int | None
+    last_used_ms: int | None
+    not_before_ms: int
+    last_error_code: str | None
+    last_error_text: str | None
+    created_at: datetime
+    has_access: bool
+    has_refresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one person stands with one gateway they may use. For pages."""
+
+    slug: str
+    name: str
+    description: str
+    auth_type: str
+    spec: OAuthConfigSpec | None  # of the default OAuth config; None without OAuth
+    held: Held | None  # theirs, or the shared one
 
 
 def standings(caller: Caller) -> list[Standing]:
-    """With every gateway this caller may use, by name."""
-    return [Standing(*row) for row in db.session.execute(_standing(caller))]
+    """With every gateway this caller may use, by name. One query, no transaction that stays."""
+    with db.engine.connect() as link:
+        rows = link.execute(_standing(caller)).all()
+    return [_stands(row) for row in rows if _within(caller, row.gateway_id)]
 
 
 def standing(caller: Caller, slug: str) -> Standing:
     """Raises NotFound for unknown, off and forbidden alike."""
-    row = db.session.execute(_standing(caller).where(Gateway.slug == slug)).first()
-    if row is None:
+    with db.engine.connect() as link:
+        row = link.execute(_standing(caller).where(Gateway.slug == slug)).first()
+    if row is None or not _within(caller, row.gateway_id):
         raise NotFound("gateway_not_found", gateway=slug)
-    return Standing(*row)
+    return _stands(row)
 
 
-def _standing(caller: Caller) -> sa.Select[Gateway, OAuthConfig, Connection]:
-    is_shared = OAuthConfig.grant_type == "client_credentials"
-    owner = sa.case((is_shared, "shared"), else_=caller.owner_key)
-    default = sa.and_(
-        OAuthConfig.gateway_id == Gateway.id,
-        OAuthConfig.is_default,
-        Gateway.auth_type == "oauth",
+_HELD = [name for name in Held.__dataclass_fields__ if not name.startswith("has_")]
+
+
+def _standing(caller: Caller) -> sa.Select[Any]:
+    g, o, c = Gateway, OAuthConfig, Connection
+    default = sa.and_(o.gateway_id == g.id, o.is_default, g.auth_type == "oauth")
+    owner = sa.case((o.grant_type == "client_credentials", "shared"), else_=caller.owner_key)
+    columns: list[Any] = [
+        *(g.id.label("gateway_id"), g.slug, g.name, g.description, g.auth_type, o.settings),
+        *(getattr(c, name).label(f"held_{name}") for name in _HELD),
+        c.access_token_sealed.is_not(None).label("held_has_access"),
+        c.refresh_token_sealed.is_not(None).label("held_has_refresh"),
+    ]
+    query = sa.select(*columns).outerjoin_from(g, o, default)
+    query = query.outerjoin(c, sa.and_(c.oauth_config_id == o.id, c.owner_key == owner))
+    return query.where(g.is_enabled).order_by(sa.func.lower(g.name), g.slug)
+
+
+def _stands(row: sa.Row[Any]) -> Standing:
+    facts = {name: getattr(row, f"held_{name}") for name in Held.__dataclass_fields__}
+    return Standing(
+        slug=row.slug,
+        name=row.name,
+        description=row.description,
+        auth_type=row.auth_type,
+        spec=None if row.settings is None else OAuthConfigSpec.model_validate(row.settings),
+        held=None if row.held_id is None else Held(**facts),
     )
-    theirs = sa.and_(Connection.oauth_config_id == OAuthConfig.id, Connection.owner_key == owner)
-    query = (
-        sa.select(Gateway, OAuthConfig, Connection)
-        .outerjoin(OAuthConfig, default)
-        .outerjoin(Connection, theirs)
-        .where(Gateway.is_enabled)
-        .order_by(sa.func.lower(Gateway.name))
-    )
-    within = caller.gateway_ids
-    return query if within is None else query.where(Gateway.id.in_(within))
 
 
 def seen(config_id: str, owner_key: str) -> Seen | None:

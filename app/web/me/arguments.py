@@ -58,6 +58,10 @@ class Argument:
         return self.schema.get("default")
 
     @property
+    def schema_text(self) -> str:
+        return json.dumps(self.schema, indent=2, ensure_ascii=False)
+
+    @property
     def about(self) -> str:
         """The server's description, and what may be typed."""
         said = str(self.schema.get("description") or "")[:ABOUT_LIMIT].strip()
@@ -70,7 +74,7 @@ def arguments(schema: Schema) -> list[Argument]:
     properties = schema.get("properties")
     properties = properties if isinstance(properties, dict) else {}
     if len(properties) > MOST_FIELDS or not (properties or _takes_nothing(schema)):
-        return [Argument("", "json", {})]
+        return [Argument("", "json", schema)]
     needed = schema.get("required")
     required = set(map(str, needed)) if isinstance(needed, list) else set()
     return [_argument(name, said, schema, required) for name, said in properties.items()]

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from ...access import Standing
+from ...access import Held, Standing
 from ...db import utcnow
 from ...errors import texts
-from ...models import Connection
 from ...specs import OAuthConfigSpec
 from ..words import moment
 
@@ -45,7 +44,7 @@ class Shown:
     about: str
     auth_type: str
     spec: OAuthConfigSpec | None
-    connection: Connection | None
+    held: Held | None
     words: Words
 
     @property
@@ -69,59 +68,57 @@ class Shown:
 
     @property
     def granted(self) -> list[str]:
-        return self.connection.scopes_granted if self.connection else []
+        return self.held.scopes_granted if self.held else []
 
     @property
     def missing(self) -> list[str]:
-        wanted = self.connection.scopes_requested if self.connection else []
+        wanted = self.held.scopes_requested if self.held else []
         return [scope for scope in wanted if scope not in self.granted]
 
     @property
     def has_tokens(self) -> bool:
-        return self.connection is not None and self.connection.access_token_sealed is not None
+        return self.held is not None and self.held.has_access
 
     @property
     def renews(self) -> bool:
-        return _renews(self.spec, self.connection)
+        return self.spec is not None and _renews(self.spec, self.held)
 
 
 def shown(standing: Standing) -> Shown:
-    gateway, config, connection = standing.gateway, standing.config, standing.connection
-    spec = OAuthConfigSpec.model_validate(config.settings) if config else None
-    words = _words(gateway.auth_type, gateway.description, spec, connection)
-    about = (gateway.slug, gateway.name, gateway.description, gateway.auth_type)
-    return Shown(*about, spec, connection, words)
+    about, spec, held = standing.description, standing.spec, standing.held
+    words = _words(standing.auth_type, about, spec, held)
+    return Shown(standing.slug, standing.name, about, standing.auth_type, spec, held, words)
 
 
-def _words(
-    auth_type: str, about: str, spec: OAuthConfigSpec | None, connection: Connection | None
-) -> Words:
+def _words(auth_type: str, about: str, spec: OAuthConfigSpec | None, held: Held | None) -> Words:
     if auth_type == "none":
         return Words("off", "No sign-in", about or "Open to everyone here.", "tools", "Tools", 5)
     if spec is None or spec.grant_type == "client_credentials":
-        return _shared(connection)
+        return _shared(held)
     if not spec.stores:
         line = f"{about} Keeps no tokens.".strip()
         return Words("draft", "Asks on each call", line, "tools", "Try a tool", 4)
-    if connection is None:
+    if held is None:
         line = about or "You connect your own account."
         return Words("draft", "Not connected", line, "connect", "Connect", 3)
-    return _own(spec, connection)
+    return _own(spec, held)
 
 
-def _shared(connection: Connection | None) -> Words:
-    if connection is not None and connection.state == "failing":
-        return Words("bad", "Not working", failing_line(connection), "details", "What happened", 1)
-    return Words("off", "Shared account", "Kept by your admins. Nothing to do.", "", "", 5)
+def _shared(held: Held | None) -> Words:
+    if held is not None and held.state == "failing":
+        return Words("bad", "Not working", _failing(held), "details", "What happened", 1)
+    return Words(
+        "off", "Shared account", "Kept by your admins. Nothing to do.", "tools", "Tools", 5
+    )
 
 
-def _own(spec: OAuthConfigSpec, connection: Connection) -> Words:
-    state, reason = connection.state, connection.reason or ""
-    if state == "active" and _is_over(connection) and not _renews(spec, connection):
+def _own(spec: OAuthConfigSpec, held: Held) -> Words:
+    state, reason = held.state, held.reason or ""
+    if state == "active" and _is_over(held) and not _renews(spec, held):
         state, reason = "needs_reauth", "expired"  # as the next call will find
     if state in ("active", "refreshing"):
-        who = f"As {connection.account_label}." if connection.account_label else ""
-        soon = _ends_soon(spec, connection)
+        who = f"As {held.account_label}." if held.account_label else ""
+        soon = _ends_soon(spec, held)
         kind, word, rank = ("warn", "Ends soon", 1) if soon else ("ok", "Connected", 2)
         return Words(kind, word, who, "details", "Details", rank)
     lines = {
@@ -129,7 +126,7 @@ def _own(spec: OAuthConfigSpec, connection: Connection) -> Words:
         "orphaned": _ORPHANED.get(reason, "An admin changed this gateway."),
         "pending": "You began to connect and did not come back yet.",
         "revoked": "You ended this connection.",
-        "failing": failing_line(connection),
+        "failing": _failing(held),
     }
     kind, word, offer, button, rank = _STATES[state]
     return Words(kind, word, lines[state], offer, button, rank)
@@ -157,25 +154,23 @@ _ORPHANED = {
 }
 
 
-def failing_line(connection: Connection) -> str:
+def _failing(held: Held) -> str:
     """Whether it mends itself, or an admin must act."""
-    text = texts().get(connection.last_error_code or "")
+    text = texts().get(held.last_error_code or "")
     if text is not None and text.action.startswith("An admin must"):
         return "An admin must fix the set-up."
     return "The provider does not answer. We try again by ourselves."
 
 
-def _renews(spec: OAuthConfigSpec | None, connection: Connection | None) -> bool:
-    if spec is None or connection is None or not spec.token_management.auto_refresh:
+def _renews(spec: OAuthConfigSpec, held: Held | None) -> bool:
+    return spec.token_management.auto_refresh and held is not None and held.has_refresh
+
+
+def _is_over(held: Held) -> bool:
+    return held.expires_ms is not None and moment(held.expires_ms) <= utcnow()
+
+
+def _ends_soon(spec: OAuthConfigSpec, held: Held) -> bool:
+    if held.expires_ms is None or _renews(spec, held):
         return False
-    return connection.refresh_token_sealed is not None
-
-
-def _is_over(connection: Connection) -> bool:
-    return connection.expires_ms is not None and moment(connection.expires_ms) <= utcnow()
-
-
-def _ends_soon(spec: OAuthConfigSpec, connection: Connection) -> bool:
-    if connection.expires_ms is None or _renews(spec, connection):
-        return False
-    return (moment(connection.expires_ms) - utcnow()).total_seconds() < _SOON_S
+    return (moment(held.expires_ms) - utcnow()).total_seconds() < _SOON_S
