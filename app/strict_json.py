@@ -25,13 +25,17 @@ class BadJSON(ValueError):
     """Its text is a sentence for whoever sent it, and quotes no value."""
 
 
-def loads(data: bytes) -> Any:
-    """The value of a JSON text in UTF-8. Raises BadJSON, and nothing else, for any bytes."""
+def loads(data: bytes, *, endless: bool = False) -> Any:
+    """The value of a JSON text in UTF-8. Raises BadJSON, and nothing else, for any bytes.
+
+    With `endless`, a number beyond what a float holds is infinity instead of a refusal.
+    """
     _measure(data)
+    number = float if endless else _finite
     try:
         text = data.decode()
         value = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_finite
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=number
         )
     except UnicodeDecodeError as error:
         raise BadJSON("The JSON text must be in UTF-8.") from error

@@ -80,3 +80,7 @@ def test_a_refusal_quotes_no_value():
 def test_bad_input_is_read_once(text):
     with pytest.raises(BadJSON):
         loads(text)
+
+
+def test_where_it_is_wanted_a_number_without_end_is_infinity():
+    assert loads(b"[1e999, 2.5]", endless=True) == [float("inf"), 2.5]
