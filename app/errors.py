@@ -55,7 +55,8 @@ def texts() -> Mapping[str, Text]:
 
 class _Facts(dict[str, Any]):
     def __missing__(self, name: str) -> str:
-        return f"({name})"  # a text never fails for want of a fact
+        # A text never fails for want of a fact, and a hint is there or not.
+        return "" if name == "hint" else f"({name})"
 
 
 class AppError(Exception):
@@ -93,7 +94,7 @@ class AppError(Exception):
         return self._filled(texts()[self.code].admin)
 
     def _filled(self, text: str) -> str:
-        return text.format_map(_Facts(self.facts))
+        return text.format_map(_Facts(self.facts)).strip()  # an absent hint leaves a space
 
 
 class NotFound(AppError):
@@ -217,6 +218,7 @@ class ProviderError(UpstreamError):
         retry_after: int | None = None,
         **facts: str | int,
     ) -> None:
-        super().__init__(code, said=said, **facts)
+        wait = {} if retry_after is None else {"retry_after": retry_after}
+        super().__init__(code, said=said, **wait, **facts)
         self.kind: Kind = kind
         self.retry_after = retry_after

@@ -10,7 +10,7 @@ APP = Path(__file__).parents[1] / "app"
 
 LEVELS = [  # a module imports from the lines above its own, never from its own or a later one
     "errors sqlite logs strict_json",
-    "db",
+    "db oauth.refusals",
     "models secretbox egress specs oauth.replies mcp.wire",
     "schema keys",
     "audit access oauth.client oauth.discovery oauth.templates mcp.sse",
