@@ -10,26 +10,24 @@ import argparse
 import contextlib
 import json
 import logging
-import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import requests
 from flask import Flask
 from werkzeug.serving import make_server
 
 from .grants import Client, Grants
+from .instance import ROOT, Instance, NotStarted, listen
 from .mcp_server import create_mcp_server
 from .person import Person
 from .provider import PASSWORD, create_provider
+from .visitor import Stuck
 
-ROOT = Path(__file__).resolve().parents[1]
 ADMIN = "admin@example.com"
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
 READY = """
@@ -64,13 +62,16 @@ def main() -> None:
 def run(port: int, folder: Path) -> None:
     """Until somebody stops it."""
     try:
-        listener = socket.create_server(("127.0.0.1", port))
+        listener = listen(port)
     except OSError as error:
         sys.exit(f"Port {port} cannot be used ({error.strerror}). Try: make demo PORT={port + 1}")
-    demo = Demo(f"http://127.0.0.1:{listener.getsockname()[1]}", folder)
-    with upstreams(demo.url) as gateways, demo.serve(listener) as server:
-        print(demo.prepare(gateways), flush=True)
-        sys.exit(server.wait())
+    instance = Instance(folder, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    try:
+        with upstreams(instance.url) as gateways, instance.serve(listener) as server:
+            print(prepare(instance, gateways), flush=True)
+            sys.exit(server.wait())
+    except (NotStarted, Stuck) as error:
+        sys.exit(f"The demo could not start. {error}")
 
 
 @contextlib.contextmanager
@@ -80,7 +81,7 @@ def upstreams(gateway: str) -> Iterator[list[dict[str, object]]]:
     person = Client("gateway", secrets.token_urlsafe(), "MCP Gateway", f"{gateway}/oauth/callback")
     robot = Client("robot", secrets.token_urlsafe(), "Notes robot")
     with contextlib.ExitStack() as running:
-        ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        ports = [listen() for _ in range(2)]
         issuer, origin = (f"http://127.0.0.1:{one.getsockname()[1]}" for one in ports)
         provider = create_provider(issuer, [person, robot], grants)
         server = create_mcp_server(origin, issuer, grants.access)
@@ -132,96 +133,35 @@ def in_background(app: Flask, listener: socket.socket) -> Iterator[None]:
         listener.close()
 
 
-class Demo:
-    """A fresh instance of the product in a folder of its own."""
+def prepare(instance: Instance, gateways: list[dict[str, object]]) -> str:
+    """Admin, gateways, API token, and one person's consent; gives what to tell the person."""
+    password = secrets.token_urlsafe(9)
+    instance.flask("users", "create-admin", ADMIN, "--password-stdin", stdin=f"{password}\n")
+    for gateway in gateways:
+        file = instance.keep(f"{gateway['slug']}.json", json.dumps(gateway, indent=2))
+        instance.flask("gateways", "add", file)
+    token = instance.flask("tokens", "create", ADMIN, "--name", "demo").split()[-1]
+    Person(instance.url).login(ADMIN, password).connect("notes", user="ana", password=PASSWORD)
+    return READY.format(
+        url=instance.url,
+        admin=ADMIN,
+        password=password,
+        person=curl(f"{instance.url}/mcp/notes", token),
+        robot=curl(f"{instance.url}/mcp/notes-robot", token),
+        log=instance.log,
+    )
 
-    def __init__(self, url: str, folder: Path) -> None:
-        self.url = url
-        self.folder = folder
-        self.password = secrets.token_urlsafe(9)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for old in folder.glob("gateway.*"):
-            old.unlink()
-        self.settings = {
-            "SECRET_KEY": secrets.token_urlsafe(32),
-            "AUTH_ENCRYPTION_SECRET": secrets.token_urlsafe(32),
-            "PUBLIC_URL": url,
-            "DATABASE_URL": f"sqlite:///{folder.resolve()}/gateway.db",
-            "EGRESS_ALLOW": "127.0.0.0/8",  # provider and MCP server are on this machine
-        }
-        self._keep("settings.env", "".join(f"{k}='{v}'\n" for k, v in self.settings.items()))
 
-    def _keep(self, name: str, text: str) -> Path:
-        path = self.folder / f"gateway.{name}"
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-        return path
-
-    def _environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        return kept | self.settings
-
-    @contextlib.contextmanager
-    def serve(self, listener: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
-        """gunicorn takes the socket over, which listens already: early callers wait, no more."""
-        fd = listener.fileno()
-        command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{fd}", "wsgi:app"]
-        with (self.folder / "gateway.log").open("wb") as log:
-            server = subprocess.Popen(
-                command, cwd=ROOT, env=self._environment(), pass_fds=[fd], stdout=log, stderr=log
-            )
-        listener.close()
-        try:
-            yield server
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait()
-
-    def flask(self, *command: str | Path, stdin: str = "") -> str:
-        """One of the product's commands; gives what it prints."""
-        done = subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "wsgi", *command],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=self._environment(),
-        )
-        if done.returncode:
-            sys.exit(f"flask {' '.join(map(str, command))} failed:\n{done.stderr}{done.stdout}")
-        return done.stdout
-
-    def prepare(self, gateways: list[dict[str, object]]) -> str:
-        """Admin, gateways, API token, and one person's consent; gives what to tell the person."""
-        try:
-            requests.get(f"{self.url}/health", timeout=60).raise_for_status()
-        except requests.RequestException as error:
-            log = (self.folder / "gateway.log").read_text()
-            sys.exit(f"The gateway did not start ({error}):\n{log[-3000:]}")
-        self.flask("users", "create-admin", ADMIN, "--password-stdin", stdin=f"{self.password}\n")
-        for gateway in gateways:
-            file = self._keep(f"{gateway['slug']}.json", json.dumps(gateway, indent=2))
-            self.flask("gateways", "add", file)
-        token = self.flask("tokens", "create", ADMIN, "--name", "demo").split()[-1]
-        Person(self.url).login(ADMIN, self.password).connect("notes", user="ana", password=PASSWORD)
-        return READY.format(
-            url=self.url,
-            admin=ADMIN,
-            password=self.password,
-            person=self._curl("notes", token),
-            robot=self._curl("notes-robot", token),
-            log=self.folder / "gateway.log",
-        )
-
-    def _curl(self, slug: str, token: str) -> str:
-        body = json.dumps(CALL | {"params": {"name": "whoami", "arguments": {}}})
-        headers = {
-            "Authorization": f"Bearer {token}",
-            "Content-Type": "application/json",
-            "Accept": "application/json, text/event-stream",
-        }
-        sent = " ".join(f"-H '{name}: {value}'" for name, value in headers.items())
-        return f"curl -s {self.url}/mcp/{slug} {sent} -d '{body}'"
+def curl(url: str, token: str) -> str:
+    """The line that calls the tool `whoami`."""
+    body = json.dumps(CALL | {"params": {"name": "whoami", "arguments": {}}})
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+    }
+    sent = " ".join(f"-H '{name}: {value}'" for name, value in headers.items())
+    return f"curl -s {url} {sent} -d '{body}'"
 
 
 if __name__ == "__main__":

@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import requests
 
+from demo.instance import ROOT, listen
 from demo.person import Person
 from tests.process import Program
 
-ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse battery staple"
 LOOPBACK = "127.0.0.0/8 ::1/128"
 
@@ -25,7 +23,7 @@ class Gateway:
     """One node. `settings` are the product's own (config.py); a list becomes a list of words."""
 
     def __init__(self, database: str, *, workers: int = 1, **settings: Any) -> None:
-        self._socket = _listen()
+        self._socket = listen()
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         given = {name: _words(value) for name, value in settings.items()}
         self.env = {
@@ -64,7 +62,7 @@ class Gateway:
     def restart(self, **settings: Any) -> None:
         """The same node again, with these settings changed."""
         self.stop()
-        self._socket = _listen(int(self.url.rpartition(":")[2]))
+        self._socket = listen(int(self.url.rpartition(":")[2]))
         self.env |= {name: _words(value) for name, value in settings.items()}
         self._start()
 
@@ -104,14 +102,6 @@ class Gateway:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def _listen(port: int = 0) -> socket.socket:
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    listener.listen(128)
-    return listener
 
 
 def _words(value: Any) -> str:
