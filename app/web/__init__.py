@@ -3,7 +3,7 @@
 from flask import Flask
 from flask_wtf import CSRFProtect
 
-from . import errors, home, security, words
+from . import errors, help, home, security, words
 
 csrf = CSRFProtect()
 
@@ -14,3 +14,4 @@ def register(app: Flask) -> None:
     security.register(app)
     words.register(app)
     app.register_blueprint(home.bp)
+    app.register_blueprint(help.bp)
