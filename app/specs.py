@@ -1,7 +1,8 @@
 """What an admin can say about a gateway: one rule behind form, JSON API and import.
 
 Unknown names are refused by name. Messages tell the person what to do. Secrets are `SecretStr` and
-write-only: a field that is not named keeps what is stored, None removes it.
+write-only: a field that is not named, is blank or says "set" keeps what is stored; None removes it.
+What is typed must be complete; what is stored is read again without that (access.py).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
 from pydantic import (
     AfterValidator,
@@ -19,16 +20,23 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from .errors import Invalid
+
+SET = "set"  # what a read says where a secret is stored
+SECRETS = {"bearer_token", "password", "client_secret", "client_private_key"}
+BLOCKS = {"basic": "basic", "bearer_token": "bearer", "headers": "headers", "oauth_config": "oauth"}
+RESERVED_SLUGS = {"new"}  # /admin/gateways/new is a page
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SLUG = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\xa1-\xff]{0,4096}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----\s[\sA-Za-z0-9+/=]+-----END [A-Z ]+-----")
 _OUR_HEADERS = {  # of an upstream request: set by us, so nobody may set them (SEC-036, SEC-040)
     *("host", "content-length", "content-type", "transfer-encoding", "connection", "accept"),
     *("cookie", "te", "trailer", "upgrade", "keep-alive", "accept-encoding", "mcp-session-id"),
@@ -49,12 +57,35 @@ class Spec(BaseModel):
     )
 
 
+def _label(field: str | None) -> str:
+    return (field or "value").replace("_", " ").replace(" url", " URL").replace(" id", " ID")
+
+
+def _say(info: ValidationInfo, sentence: str) -> None:
+    """Something was changed on the way in, and the person is told."""
+    if info.context is not None:
+        info.context["notices"].append(sentence)
+
+
+def _check_text(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError("It holds a line break or another control character.")
+    return text
+
+
+def _cut_ends(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, str) and value != value.strip():
+        _say(info, f"Spaces around the {_label(info.field_name)} were cut.")
+        return value.strip()
+    return value
+
+
 def _check_url(url: str) -> str:
-    if re.search(r"[\x00-\x20\x7f\\]", url):
-        raise ValueError("An address cannot hold spaces or control characters.")
+    if re.search(r"[^\x21-\x7e]|\\", url):
+        raise ValueError("An address holds only ASCII letters, digits and signs, no spaces.")
     try:
         parts = urlsplit(url)
-        host, _port = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:
         raise ValueError("This is not an address.") from None
     plain = parts.scheme == "http" and host in _LOOPBACK
@@ -62,14 +93,36 @@ def _check_url(url: str) -> str:
         raise ValueError("Start with https:// (http:// is for this machine only).")
     if parts.username is not None or parts.password is not None:
         raise ValueError("Leave user and password out of the address.")
-    if parts.fragment:
+    if parts.fragment or url.endswith("#"):
         raise ValueError("Leave out the part after #.")
+    if port is not None and port < 1024 and port not in (80, 443):  # as egress.check_url
+        raise ValueError(f"Port {port} is reserved. Use 443, 80, or one above 1023.")
     return url
+
+
+def _is_protocol(name: str) -> bool:
+    return name in PROTOCOL_PARAMETERS or name.startswith(_PROTOCOL_PREFIXES)
+
+
+def _cut_protocol(url: str, info: ValidationInfo) -> str:
+    """The URL without query parameters that the protocol sets; all other bytes as they were."""
+    parts = urlsplit(url)
+    pieces = parts.query.split("&")
+    names = [unquote_plus(piece.partition("=")[0]) for piece in pieces]
+    cut = [name for name in names if _is_protocol(name)]
+    if not cut:
+        return url
+    kept = [piece for piece, name in zip(pieces, names, strict=True) if not _is_protocol(name)]
+    which = ", ".join(dict.fromkeys(cut))
+    _say(info, f"Cut from the {_label(info.field_name)}, as the gateway sets it: {which}.")
+    return urlunsplit(parts._replace(query="&".join(kept)))
 
 
 def _check_slug(slug: str) -> str:
     if not _SLUG.fullmatch(slug):
         raise ValueError("Use small letters, digits and -, starting with a letter; at most 32.")
+    if slug in RESERVED_SLUGS:
+        raise ValueError(f"{slug} is a page of ours. Choose another.")
     return slug
 
 
@@ -95,29 +148,55 @@ def _auth_method(value: Any) -> Any:
 
 def _check_extra(pairs: dict[str, str]) -> dict[str, str]:
     for name in pairs:
-        if name in PROTOCOL_PARAMETERS or name.startswith(_PROTOCOL_PREFIXES):
+        if _is_protocol(name):
             raise ValueError(f"{name} is set by the gateway and cannot be given here.")
     return pairs
 
 
 def _check_secret(secret: SecretStr | None) -> SecretStr | None:
-    """Cut spaces at the ends, which come with copying; an empty secret is none."""
-    text = secret.get_secret_value().strip() if secret is not None else ""
-    if re.search(r"[\x00-\x1f\x7f]", text):
-        raise ValueError("It holds a line break or another control character.")
-    return SecretStr(text) if text else None
+    """Blank stays blank: it keeps, where None removes."""
+    if secret is not None:
+        _check_text(secret.get_secret_value())
+    return secret
 
 
+def _check_key(secret: SecretStr | None) -> SecretStr | None:
+    if typed(secret) is not None and not _PEM.fullmatch(str(typed(secret)).strip()):
+        raise ValueError("Paste the private key as PEM, from -----BEGIN to -----END.")
+    return secret
+
+
+def typed(secret: SecretStr | None) -> str | None:
+    """What was newly typed; None where nothing was: removed, kept or blank."""
+    text = secret.get_secret_value() if secret is not None else ""
+    return None if text in ("", SET) else text
+
+
+def _is_there(secret: SecretStr | None) -> bool:
+    return secret is not None and secret.get_secret_value() != ""
+
+
+Text = Annotated[str, AfterValidator(_check_text)]
+Short = Annotated[Text, Field(min_length=1, max_length=512)]
+Id = Annotated[Text, Field(min_length=1, max_length=2048), BeforeValidator(_cut_ends)]
 Endpoint = Annotated[str, Field(max_length=1024), AfterValidator(_check_url)]
+OAuthEndpoint = Annotated[Endpoint, AfterValidator(_cut_protocol)]
 Slug = Annotated[str, AfterValidator(_check_slug)]
-Scopes = Annotated[
-    list[Annotated[str, AfterValidator(_check_scope)]] | None, BeforeValidator(_scopes)
+Scope = Annotated[str, AfterValidator(_check_scope)]
+Scopes = Annotated[list[Scope] | None, Field(max_length=200), BeforeValidator(_scopes)]
+Secret = Annotated[
+    SecretStr | None,
+    Field(max_length=16_384),
+    BeforeValidator(_cut_ends),  # spaces come with copying
+    AfterValidator(_check_secret),
 ]
-Secret = Annotated[SecretStr | None, AfterValidator(_check_secret)]
-Extra = Annotated[dict[str, str], Field(max_length=20), AfterValidator(_check_extra)]
+PrivateKey = Annotated[SecretStr | None, Field(max_length=16_384), AfterValidator(_check_key)]
+Parameter = Annotated[Text, Field(max_length=1024)]
+Extra = Annotated[dict[Short, Parameter], Field(max_length=20), AfterValidator(_check_extra)]
 AuthMethod = Annotated[
     Literal["auto", "basic", "post", "none", "private_key_jwt"], BeforeValidator(_auth_method)
 ]
+Needed = Field(default=None, validate_default=True)  # absent where it is needed: its own sentence
 
 
 class TokenManagement(Spec):
@@ -130,36 +209,37 @@ class TokenManagement(Spec):
     )  # None: the setting
     keep_alive: bool = False
 
-    @model_validator(mode="after")
-    def _needs_storage(self) -> TokenManagement:
-        if (self.auto_refresh or self.keep_alive) and not self.store_tokens:
+    @field_validator("auto_refresh", "keep_alive")
+    @classmethod
+    def _needs_storage(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and not info.data.get("store_tokens", True):
             raise ValueError("Tokens can only be renewed if they are stored.")
-        return self
+        return value
 
 
 class Offline(Spec):
     """What is added when a refresh token is wanted."""
 
-    scopes: list[str] = []
+    scopes: Annotated[list[Scope], Field(max_length=20)] = []
     params: Extra = {}
 
 
 class Reply(Spec):
     """How to read odd token replies (oauth.md section 5)."""
 
-    token_path: str | None = None
+    token_path: Short | None = None
     form: bool = False
-    ok_field: str | None = None
-    bearer_aliases: list[str] = []
+    ok_field: Short | None = None
+    bearer_aliases: Annotated[list[Short], Field(max_length=20)] = []
     scope_separator: Literal[" ", ","] = " "
-    errors: dict[str, str] = {}
+    errors: Annotated[dict[Short, Short], Field(max_length=50)] = {}
 
 
 class Lifetime(Spec):
     """Seconds to assume when nothing says how long a token lives; `always`: even if it does."""
 
-    default: int | None = Field(default=None, ge=1)
-    always: int | None = Field(default=None, ge=1)
+    default: int | None = Field(default=None, ge=1, le=315_360_000)
+    always: int | None = Field(default=None, ge=1, le=315_360_000)
     unit: Literal["s", "ms"] = "s"
 
 
@@ -167,26 +247,26 @@ class OAuthConfigSpec(Spec):
     """`oauth_config`, with the names of oauth.md 1.1. Secrets are not part of what is stored."""
 
     grant_type: Literal["authorization_code", "client_credentials"]
-    client_id: Annotated[str, Field(max_length=2048)] | None = None
-    client_secret: Secret = None
-    client_private_key: Secret = None
     issuer: Endpoint | None = None
-    authorization_url: Endpoint | None = None
-    token_url: Endpoint | None = None
-    refresh_url: Endpoint | None = None
-    revocation_url: Endpoint | None = None
+    authorization_url: OAuthEndpoint | None = Needed
+    token_url: OAuthEndpoint | None = Needed
+    refresh_url: OAuthEndpoint | None = None
+    revocation_url: OAuthEndpoint | None = None
     revocation_style: Literal["rfc7009", "github", "slack", "dropbox", "notion", "none"] = "rfc7009"
     userinfo_url: Endpoint | None = None
-    account_path: list[str] = []
+    account_path: Annotated[list[Short], Field(max_length=10)] = []
+    client_id: Id | None = Needed
+    token_endpoint_auth_method: AuthMethod = "auto"  # noqa: S105  # a name
+    client_private_key: PrivateKey = Needed
+    client_secret: Secret = Needed
     redirect_uri: Endpoint | None = None
     scopes: Scopes = None
     scope_separator: Literal[" ", ","] = " "
     scope_param: Literal["scope", "user_scope"] = "scope"
     offline: Offline | None = None
-    audience: Annotated[str, Field(max_length=512)] | None = None
-    resource: Annotated[str, Field(max_length=2048)] = "auto"
-    token_endpoint_auth_method: AuthMethod = "auto"  # noqa: S105  # a name
-    assertion_audience: str = "issuer"
+    audience: Short | None = None
+    resource: Annotated[Text, Field(max_length=1024)] = "auto"
+    assertion_audience: Short = "issuer"
     assertion_alg: Literal["ES256", "RS256", "PS256"] = "ES256"
     client_id_in_body: bool = False
     extra_authorize_params: Extra = {}
@@ -197,20 +277,45 @@ class OAuthConfigSpec(Spec):
     pkce: Literal["required", "unadvertised", "off"] = "required"
     token_management: TokenManagement = TokenManagement()
 
+    @field_validator("authorization_url", "token_url", "client_id")
+    @classmethod
+    def _is_known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """By hand all three are needed; what finds them out by itself asks for none of them."""
+        grant = info.data.get("grant_type", "")
+        if value is None and info.context is not None and grant in _NEEDS[str(info.field_name)]:
+            raise ValueError(_ENTER[str(info.field_name)])
+        return value
+
+    @field_validator("client_private_key")
+    @classmethod
+    def _key_for_its_method(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        is_needed = info.data.get("token_endpoint_auth_method") == "private_key_jwt"
+        if info.context is not None and is_needed and not _is_there(value):
+            raise ValueError("Paste the private key, as PEM.")
+        return value
+
+    @field_validator("client_secret")
+    @classmethod
+    def _secret_for_its_method(
+        cls, value: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        if info.context is None or _is_there(value):
+            return value
+        method, grant = info.data.get("token_endpoint_auth_method"), info.data.get("grant_type")
+        has_key = _is_there(info.data.get("client_private_key"))
+        if method in ("basic", "post"):
+            raise ValueError("Enter the client secret, or choose another way to show who we are.")
+        if grant == "client_credentials" and method == "auto" and not has_key:
+            raise ValueError("Enter the client secret.")
+        return value
+
     @field_validator("resource")
     @classmethod
     def _resource_is_absolute(cls, value: str) -> str:
-        if value not in ("auto", "never") and not urlsplit(value).scheme:
-            raise ValueError("Use auto, never, or an absolute URI (RFC 8707 section 2).")
-        return value or "auto"
-
-    @model_validator(mode="after")
-    def _has_what_the_grant_needs(self) -> OAuthConfigSpec:
-        if self.token_url is None:
-            raise ValueError("token_url: Enter the token URL of the provider.")
-        if self.grant_type == "authorization_code" and self.authorization_url is None:
-            raise ValueError("authorization_url: Enter the authorization URL of the provider.")
-        return self
+        parts = urlsplit(value)
+        if value not in ("auto", "never") and (not parts.scheme or "#" in value or " " in value):
+            raise ValueError("Use auto, never, or an absolute URI without # (RFC 8707 section 2).")
+        return value
 
     @property
     def stores(self) -> bool:
@@ -222,61 +327,157 @@ class OAuthConfigSpec(Spec):
         return self.model_dump(mode="json", exclude=hidden)
 
 
+_BOTH = ("authorization_code", "client_credentials")
+_NEEDS = {"authorization_url": _BOTH[:1], "token_url": _BOTH, "client_id": _BOTH}
+_ENTER = {
+    "authorization_url": "Enter the authorization URL of the provider.",
+    "token_url": "Enter the token URL of the provider.",
+    "client_id": "Enter the client ID you got from the provider.",
+}
+
+
 class BasicAuth(Spec):
-    username: Annotated[str, Field(min_length=1, max_length=200)]
-    password: Secret = None
+    username: Annotated[Text, Field(min_length=1, max_length=200)]
+    password: Secret = Needed
 
     @field_validator("username")
     @classmethod
     def _no_colon(cls, value: str) -> str:
-        if ":" in value or re.search(r"[\x00-\x1f\x7f]", value):
-            raise ValueError("A user name cannot hold a colon or control characters.")
+        if ":" in value:
+            raise ValueError("A user name cannot hold a colon.")
+        return value
+
+    @field_validator("password")
+    @classmethod
+    def _is_typed(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if info.context is not None and not _is_there(value):
+            raise ValueError("Enter the password.")
         return value
 
 
 class GatewaySpec(Spec):
     """A gateway as an admin describes it. `slug` is made from the name when it is not given."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[Text, Field(min_length=1, max_length=100)]
     slug: Slug | None = None
-    description: Annotated[str, Field(max_length=500)] = ""
+    description: Annotated[Text, Field(max_length=500)] = ""
     url: Endpoint
     transport: Literal["auto", "http", "sse"] = "auto"
     auth_type: Literal["none", "basic", "bearer", "headers", "oauth"] = "none"
-    basic: BasicAuth | None = None
-    bearer_token: Secret = None
-    headers: dict[str, Secret] | None = None  # a None value keeps what is stored under the name
-    oauth_config: OAuthConfigSpec | None = None
+    basic: BasicAuth | None = Needed
+    bearer_token: Secret = Needed
+    headers: Annotated[dict[str, Secret] | None, Field(max_length=20)] = Needed
+    oauth_config: OAuthConfigSpec | None = Needed
     enabled: bool = True
     timeout_s: float | None = Field(default=None, ge=1, le=3600)
 
+    @field_validator("basic", "headers", "oauth_config", "bearer_token")
+    @classmethod
+    def _belongs_to_its_type(cls, value: Any, info: ValidationInfo) -> Any:
+        name, chosen = str(info.field_name), info.data.get("auth_type")
+        if chosen is not None and chosen != BLOCKS[name] and value is not None:
+            raise ValueError(f"This belongs to the authentication type {BLOCKS[name]}.")
+        if chosen == BLOCKS[name] and not value and name != "bearer_token":
+            raise ValueError(_SAY[name])
+        return value
+
+    @field_validator("bearer_token")
+    @classmethod
+    def _token_fits_a_header(
+        cls, value: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        is_needed = info.data.get("auth_type") == "bearer" and info.context is not None
+        if is_needed and not _is_there(value):
+            raise ValueError("Enter the token.")
+        if not re.fullmatch(r"[\x21-\x7e]*", value.get_secret_value() if value else ""):
+            raise ValueError("A token holds only ASCII letters, digits and signs, no spaces.")
+        return value
+
     @field_validator("headers")
     @classmethod
-    def _headers_are_harmless(cls, value: dict[str, Secret] | None) -> dict[str, Secret] | None:
+    def _headers_are_harmless(
+        cls, value: dict[str, SecretStr | None] | None, info: ValidationInfo
+    ) -> dict[str, SecretStr | None] | None:
+        seen: set[str] = set()
         for name, secret in (value or {}).items():
             if not _HEADER_NAME.fullmatch(name) or name.lower() in _OUR_HEADERS:
-                raise ValueError(f"{name[:50]!r} cannot be set as a header.")
-            if secret is not None and not _HEADER_VALUE.fullmatch(secret.get_secret_value()):
+                raise ValueError(f"{ascii(name[:50])} cannot be set as a header.")
+            if name.lower() in seen:
+                raise ValueError(f"{name} stands twice.")
+            seen.add(name.lower())
+            if not _is_there(secret) and info.context is not None:
+                raise ValueError(f"Enter the value of {name}.")
+            if not _HEADER_VALUE.fullmatch(typed(secret) or ""):
                 raise ValueError(f"The value of {name} holds characters a header cannot carry.")
         return value
 
-    @model_validator(mode="after")
-    def _has_its_authentication(self) -> GatewaySpec:
-        if self.auth_type == "oauth" and self.oauth_config is None:
-            raise ValueError("oauth_config: Say how tokens are got.")
-        if self.auth_type == "basic" and self.basic is None:
-            raise ValueError("basic: Enter the user name and the password.")
-        if self.auth_type == "headers" and not self.headers:
-            raise ValueError("headers: Enter at least one header.")
-        return self
+
+_SAY = {
+    "basic": "Enter the user name and the password.",
+    "headers": "Enter at least one header.",
+    "oauth_config": "Say how tokens are got.",
+}
 
 
-def read(spec: type[T], data: Mapping[str, Any]) -> T:
-    """`data` as a spec. Raises Invalid: a path such as "oauth_config.token_url" to a sentence."""
+def read(spec: type[T], data: Mapping[str, Any], *, notices: list[str] | None = None) -> T:
+    """`data`, as typed, as a spec. Raises Invalid: a path such as "oauth_config.token_url" to a
+    sentence. What was changed on the way in is added to `notices`, in sentences for the person.
+    """
+    context = {"notices": notices if notices is not None else []}
     try:
-        return spec.model_validate(data)
+        return spec.model_validate(data, context=context)
     except ValidationError as error:
         raise Invalid(_fields(error)) from None  # its text may quote what was sent
+
+
+def merge(record: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """A gateway's record with a patch, as RFC 7396, ready for `read`.
+
+    At the place of a secret blank keeps, and None stays, as that removes it. Blocks of another
+    authentication type than the merged one are left behind, unless the patch names them.
+    """
+    whole = _merge(record, patch, within="")
+    others = [name for name, kind in BLOCKS.items() if kind != whole.get("auth_type")]
+    return {name: value for name, value in whole.items() if name not in others or name in patch}
+
+
+def _merge(record: Mapping[str, Any], patch: Mapping[str, Any], within: str) -> dict[str, Any]:
+    whole = dict(record)
+    for name, value in patch.items():
+        is_secret = name in SECRETS or within == "headers"
+        if is_secret and value == "" and whole.get(name) == SET:
+            continue
+        if value is None and name not in SECRETS:
+            whole.pop(name, None)
+        elif isinstance(value, Mapping):
+            old = whole.get(name)
+            whole[name] = _merge(old if isinstance(old, Mapping) else {}, value, name)
+        else:
+            whole[name] = value
+    return whole
+
+
+def plain(spec: Spec) -> dict[str, Any]:
+    """The spec beside a record: of its secrets only "new", "set" (kept by name) or "" (removed).
+
+    Secrets that it does not name, and None elsewhere, are left out.
+    """
+    shown: dict[str, Any] = {}
+    for name in type(spec).model_fields:
+        value = getattr(spec, name)
+        if name in SECRETS:
+            shown |= {name: _mark(value)} if name in spec.model_fields_set else {}
+        elif name == "headers" and value:
+            shown[name] = {header: _mark(secret) for header, secret in value.items()}
+        elif value is not None:
+            shown[name] = plain(value) if isinstance(value, Spec) else value
+    return shown
+
+
+def _mark(secret: SecretStr | None) -> str:
+    if secret is None:
+        return ""
+    return SET if typed(secret) is None else "new"
 
 
 _SENTENCES = {  # pydantic's error types in our words
@@ -285,12 +486,18 @@ _SENTENCES = {  # pydantic's error types in our words
     "string_type": "This must be text.",
     "string_too_short": "This is required.",
     "string_too_long": "This is too long: at most {max_length} characters.",
+    "too_long": "These are too many: at most {max_length}.",
     "bool_type": "This must be true or false.",
     "bool_parsing": "This must be true or false.",
+    "int_type": "This must be a whole number.",
     "int_parsing": "This must be a whole number.",
+    "int_parsing_size": "This must be a whole number.",
+    "int_from_float": "This must be a whole number.",
+    "float_type": "This must be a number.",
     "float_parsing": "This must be a number.",
-    "greater_than_equal": "This must be at least {ge}.",
-    "less_than_equal": "This must be at most {le}.",
+    "finite_number": "This must be a number.",
+    "greater_than_equal": "This must be at least {ge:g}.",
+    "less_than_equal": "This must be at most {le:g}.",
     "literal_error": "This must be one of: {expected}.",
     "model_type": "This must be an object.",
     "dict_type": "This must be an object.",
@@ -299,15 +506,11 @@ _SENTENCES = {  # pydantic's error types in our words
 
 
 def _fields(error: ValidationError) -> dict[str, str]:
-    """The first sentence per field. A rule over several fields names its own: "field: sentence"."""
+    """The first sentence per field."""
     found: dict[str, str] = {}
     for one in error.errors(include_input=False, include_url=False):
-        path = ".".join(str(part) for part in one["loc"] if not str(part).startswith("function-"))
-        text = one["msg"].removeprefix("Value error, ")
-        named, _, sentence = text.partition(": ")
-        if one["type"] == "value_error" and re.fullmatch(r"[a-z_]+", named):
-            path, text = ".".join(filter(None, (path, named))), sentence
-        elif one["type"] in _SENTENCES:
-            text = _SENTENCES[one["type"]].format_map(one.get("ctx", {}))
-        found.setdefault(path or "record", text)
+        path = ".".join(str(part)[:100] for part in one["loc"])
+        known = _SENTENCES.get(one["type"])
+        text = known.format_map(one.get("ctx", {})) if known else one["msg"]
+        found.setdefault(path or "record", text.removeprefix("Value error, "))
     return found

@@ -11,14 +11,16 @@ APP = Path(__file__).parents[1] / "app"
 LEVELS = [  # a module imports from the lines above its own, never from its own or a later one
     "errors sqlite logs strict_json",
     "db oauth.refusals",
-    "models secretbox egress specs oauth.replies mcp.wire",
-    "schema keys",
-    "audit access oauth.client oauth.discovery oauth.templates mcp.sse",
-    "api_tokens oauth.registration mcp.upstream",
+    "models passwords secretbox egress specs oauth.replies mcp.wire",
+    "schema keys edits",
+    "audit access aftermath throttle oauth.client oauth.discovery oauth.templates mcp.sse",
+    "api_tokens sessions oauth.registration oauth.freshness mcp.upstream",
+    "oauth.asking",
+    "oauth.lease",
     "oauth.refresh mcp.catalog mcp.bridge",
     "oauth.tokens oauth.parked",
     "oauth.flow people gateways",
-    "mcp.consent",
+    "mcp.consent setup",
     "mcp.relay",
     "authz checks mcp.aggregate",
     "housekeeping",
@@ -32,14 +34,14 @@ ONLY = {  # what is imported -> the only modules that may
     "requests requests_oauthlib oauthlib": "egress oauth.client oauth.replies",
     "cryptography": "secretbox",
     "pydantic": "specs",
-    "argon2 gevent": "people",
+    "argon2 gevent": "passwords",
     "authlib": "authz",
     "flask click": "web cli",
     "alembic flask_migrate": "schema",
     "flask_wtf wtforms werkzeug": "web",
     "app.egress": "oauth.client oauth.discovery oauth.registration mcp.upstream checks authz",
 }
-OAUTH_SEALERS = "tokens refresh flow registration parked"
+OAUTH_SEALERS = "tokens refresh lease flow registration parked"
 SEALERS = {"gateways", "keys", *(f"oauth.{name}" for name in OAUTH_SEALERS.split())}
 ROWLESS = set("errors secretbox egress specs oauth.client oauth.replies mcp.wire mcp.sse".split())
 

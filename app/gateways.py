@@ -1,0 +1,262 @@
+"""The registry: gateways as admins describe them, and what an edit does to those who use them."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+from flask import current_app
+from sqlalchemy.exc import IntegrityError
+
+from . import aftermath, audit, edits
+from .audit import Actor, Subject
+from .db import db, utcnow
+from .errors import AppError, Invalid, NotFound
+from .models import ClientRegistration, Gateway, OAuthConfig
+from .secretbox import box, cell
+from .specs import RESERVED_SLUGS, SET, GatewaySpec, OAuthConfigSpec, plain, typed
+
+
+def find(slug: str) -> Gateway:
+    """For admins: a gateway that is off is found, too. Raises NotFound."""
+    gateway = db.session.scalar(sa.select(Gateway).filter_by(slug=slug))
+    if gateway is None:
+        raise NotFound("gateway_not_found", gateway=slug[:100])
+    return gateway
+
+
+def create(spec: GatewaySpec, *, by: Actor) -> Gateway:
+    """Raises Invalid."""
+    slug = spec.slug or slug_of(spec.name)
+    problems = dict(edits.between({}, plain(spec)).asks) | _redirect_problem(spec, slug)
+    if not slug:
+        problems["slug"] = "No slug can be made from this name. Choose one."
+    if problems:
+        raise Invalid(problems)
+    gateway = Gateway(slug=slug)
+    _write(gateway, spec)
+    db.session.add(gateway)
+    try:
+        db.session.flush()
+    except IntegrityError as error:  # the one thing that must be unique, seen also in a race
+        db.session.rollback()
+        field = "slug" if spec.slug else "name"
+        sentence = f"There is already a gateway with the slug {slug}. Choose another {field}."
+        raise Invalid({field: sentence}) from error
+    _record(by, "gateway.created", gateway)
+    return gateway
+
+
+def update(gateway: Gateway, spec: GatewaySpec, *, by: Actor) -> int:
+    """How many people are signed out by it. A secret that is not named stays.
+
+    Raises Invalid, also where a secret must be typed again. Saving without a change does nothing.
+    """
+    edit = _edit(gateway, spec)
+    problems = dict(edit.asks) | _redirect_problem(spec, gateway.slug)
+    if spec.slug not in (None, gateway.slug):
+        problems["slug"] = f"The slug stays {gateway.slug}, as AI clients call it by that."
+    if problems:
+        raise Invalid(problems)
+    if not edit.fields:
+        return 0
+    signed_out = aftermath.settle(gateway, edit)
+    _write(gateway, spec)
+    gateway.updated_at = utcnow()
+    db.session.flush()
+    fields = list(edit.fields)
+    _record(by, "gateway.updated", gateway, fields=fields, signed_out=signed_out)
+    return signed_out
+
+
+def signed_out_by(gateway: Gateway, spec: GatewaySpec) -> int:
+    """How many people would have to connect again after `update`. Changes nothing."""
+    return aftermath.living(gateway) if _edit(gateway, spec).signs_out else 0
+
+
+def switch(gateway: Gateway, on: bool, *, by: Actor) -> None:
+    """An off gateway is to everyone as if it were not there; connections stay for its return."""
+    if gateway.is_enabled != on:
+        gateway.is_enabled, gateway.updated_at = on, utcnow()
+        _record(by, "gateway.switched_on" if on else "gateway.switched_off", gateway)
+
+
+def delete(gateway: Gateway, *, by: Actor) -> None:
+    """With its OAuth configs, connections, tokens and secrets."""
+    _record(by, "gateway.deleted", gateway, **asdict(aftermath.goes(gateway)))
+    for config in list(gateway.oauth_configs):
+        aftermath.remove(gateway, config)
+    db.session.delete(gateway)
+    db.session.flush()
+
+
+def record(gateway: Gateway) -> dict[str, Any]:
+    """As the JSON API shows it to admins: complete, but for secrets, which say "set" or null."""
+    shown: dict[str, Any] = {
+        "id": gateway.id,
+        "slug": gateway.slug,
+        "name": gateway.name,
+        "description": gateway.description,
+        "url": gateway.url,
+        "transport": gateway.transport,
+        "auth_type": gateway.auth_type,
+        "enabled": gateway.is_enabled,
+        "timeout_s": gateway.timeout_s,
+        "mcp_url": mcp_url(gateway.slug),
+        "created_at": f"{gateway.created_at:%Y-%m-%dT%H:%M:%SZ}",
+        "updated_at": f"{gateway.updated_at:%Y-%m-%dT%H:%M:%SZ}",
+    }
+    is_set = _set(gateway.credentials_sealed)
+    if gateway.auth_type == "basic":
+        shown["basic"] = {"username": gateway.username, "password": is_set}
+    elif gateway.auth_type == "bearer":
+        shown["bearer_token"] = is_set
+    elif gateway.auth_type == "headers":
+        shown["headers"] = dict.fromkeys(gateway.header_names, is_set)
+    elif gateway.oauth_config is not None:
+        shown["oauth_config"] = _config_record(gateway.oauth_config)
+    return shown
+
+
+def _config_record(config: OAuthConfig) -> dict[str, Any]:
+    spec, client = OAuthConfigSpec.model_validate(config.settings), config.registration
+    shown = spec.settings() | {"redirect_uri": spec.redirect_uri or redirect_uri()}
+    if client is not None:
+        shown["client_id"] = client.client_id
+        shown["client_secret"] = _set(client.client_secret_sealed)
+        shown["client_private_key"] = _set(client.private_key_sealed)
+    return shown
+
+
+def _set(sealed: str | None) -> str | None:
+    return SET if sealed else None
+
+
+def mcp_url(slug: str) -> str:
+    """What AI clients call."""
+    return f"{current_app.config['PUBLIC_URL']}/mcp/{slug}"
+
+
+def redirect_uri(slug: str = "") -> str:
+    """The address of ours that a provider sends people back to; with `slug`, that gateway's own."""
+    shared = f"{current_app.config['PUBLIC_URL']}/oauth/callback"
+    return f"{shared}/{slug}" if slug else shared
+
+
+def slug_of(name: str) -> str:
+    """A slug from a name; "" where nothing of it can be used."""
+    text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", text).strip("-")
+    if slug and (not slug[0].isalpha() or slug in RESERVED_SLUGS):
+        slug = f"mcp-{slug}"
+    return slug[:32].rstrip("-")
+
+
+def _record(by: Actor, action: str, gateway: Gateway, **details: Any) -> None:
+    audit.record(by, action, Subject("gateway", gateway.id, gateway.name), **details)
+
+
+def _edit(gateway: Gateway, spec: GatewaySpec) -> edits.Edit:
+    after = plain(spec)
+    if spec.oauth_config is not None:
+        after["oauth_config"]["redirect_uri"] = spec.oauth_config.redirect_uri or redirect_uri()
+    return edits.between(record(gateway), after)
+
+
+def _redirect_problem(spec: GatewaySpec, slug: str) -> dict[str, str]:
+    asked = spec.oauth_config and spec.oauth_config.redirect_uri
+    if asked in (None, redirect_uri(), redirect_uri(slug)):
+        return {}
+    error = AppError("redirect_foreign", redirect=redirect_uri())
+    return {"oauth_config.redirect_uri": f"{error.message}. {error.action}"}
+
+
+# -- writing ------------------------------------------------------------------------------------
+
+
+def _write(gateway: Gateway, spec: GatewaySpec) -> None:
+    gateway.credentials_sealed = _credentials(gateway, spec)  # first: it reads the old header names
+    gateway.name, gateway.description = spec.name, spec.description
+    gateway.url, gateway.transport = spec.url, spec.transport
+    gateway.auth_type = spec.auth_type
+    gateway.username = spec.basic.username if spec.basic else None
+    gateway.header_names = list(spec.headers or ())
+    gateway.is_enabled, gateway.timeout_s = spec.enabled, spec.timeout_s
+    if spec.oauth_config is not None:
+        _write_config(gateway, spec.oauth_config)
+
+
+def _credentials(gateway: Gateway, spec: GatewaySpec) -> str | None:
+    """Sealed: what was typed, or what is there already. `edits` saw to it that one of them is."""
+    if spec.auth_type == "basic" and spec.basic is not None:
+        new = typed(spec.basic.password)
+    elif spec.auth_type == "bearer":
+        new = typed(spec.bearer_token)
+    elif spec.auth_type == "headers":
+        new = _header_values(gateway, spec)
+    else:
+        return None
+    if new is None:
+        return gateway.credentials_sealed
+    return box().seal(new, where=cell(gateway, "credentials_sealed"))
+
+
+def _header_values(gateway: Gateway, spec: GatewaySpec) -> str | None:
+    """A JSON object of all values; None if there is nothing new to seal."""
+    given = {name: typed(secret) for name, secret in (spec.headers or {}).items()}
+    kept = [name for name, value in given.items() if value is None]
+    if kept == gateway.header_names == list(given):
+        return None
+    stored: dict[str, str] = {}
+    if kept and gateway.credentials_sealed:
+        where = cell(gateway, "credentials_sealed")
+        stored = json.loads(box().open(gateway.credentials_sealed, where=where))
+    return json.dumps({name: value or stored[name] for name, value in given.items()})
+
+
+def _write_config(gateway: Gateway, spec: OAuthConfigSpec) -> None:
+    config = gateway.oauth_config
+    if config is None:
+        config = OAuthConfig(is_default=True, config_version=1)
+        gateway.oauth_configs.append(config)
+    redirect = spec.redirect_uri or redirect_uri()
+    own = None if redirect == redirect_uri() else redirect  # null follows PUBLIC_URL
+    config.settings = spec.settings() | {"redirect_uri": own}
+    config.grant_type, config.issuer, config.token_url = (
+        spec.grant_type,
+        spec.issuer,
+        spec.token_url,
+    )
+    config.updated_at = utcnow()
+    config.registration = _registration(config, spec, redirect)
+
+
+def _registration(config: OAuthConfig, spec: OAuthConfigSpec, redirect: str) -> ClientRegistration:
+    """The client typed by hand. It belongs to this config, and to the issuer it was typed for."""
+    client_id = spec.client_id or ""
+    held = config.registration or ClientRegistration(
+        kind="manual", oauth_config_id=config.id, generation=1, client_id=client_id
+    )
+    if held.client_id != client_id:
+        held.client_id, held.generation = client_id, held.generation + 1
+    held.issuer = spec.issuer or "static:" + edits.origin_text(spec.token_url or "")
+    held.redirect_uri = redirect
+    method, secret = spec.token_endpoint_auth_method, typed(spec.client_secret)
+    if secret is not None or held.auth_method != method:  # what made it back off may be mended
+        held.state, held.not_before_ms, held.last_error_code = "active", 0, None
+    held.auth_method = method
+    if secret is not None:
+        where = cell(held, "client_secret_sealed")
+        held.client_secret_sealed, held.secret_set_at = box().seal(secret, where=where), utcnow()
+    elif "client_secret" in spec.model_fields_set and spec.client_secret is None:
+        held.client_secret_sealed = held.secret_set_at = None
+    key = typed(spec.client_private_key)
+    if key is not None:
+        held.private_key_sealed = box().seal(key, where=cell(held, "private_key_sealed"))
+    elif "client_private_key" in spec.model_fields_set and spec.client_private_key is None:
+        held.private_key_sealed = None
+    return held
