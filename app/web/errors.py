@@ -7,11 +7,24 @@ import logging
 import uuid
 from typing import Any
 
-from flask import Flask, Response, current_app, g, jsonify, make_response, render_template, request
+from flask import (
+    Flask,
+    Response,
+    current_app,
+    g,
+    jsonify,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as AnyResponse
 
 from ..errors import AppError, Busy, ConnectionNeeded, Invalid, SignInRequired, WireError
+from . import where
 
 log = logging.getLogger(__name__)
 
@@ -22,21 +35,29 @@ def request_id() -> str:
     return name
 
 
-def as_html(error: AppError) -> Response:
+def as_html(error: AppError) -> AnyResponse:
+    if isinstance(error, SignInRequired):
+        return _to_sign_in(error)
     page = render_template("error.html", error=error, request_id=request_id())
     return make_response(page, error.status)
 
 
+def _to_sign_in(error: SignInRequired) -> AnyResponse:
+    """And back again. 303 after a form: what it held is lost, so its page is asked for anew."""
+    again = "1" if error.code == "reauthentication_needed" else None
+    url = url_for("people.login", next=where.here(), again=again)
+    return redirect(url, 302 if request.method in ("GET", "HEAD") else 303)
+
+
 def as_json(error: AppError) -> Response:
-    return make_response(jsonify(error=_facts(error)), error.status)
+    reply = make_response(jsonify(error=_facts(error)), error.status)
+    if isinstance(error, SignInRequired) or error.code == "insufficient_token_scope":
+        reply.headers["WWW-Authenticate"] = challenge(error)
+    return reply
 
 
 def as_mcp(error: AppError) -> Response:
     """A failed call is a JSON-RPC error under HTTP 200: clients drop the connection on a 5xx."""
-    if isinstance(error, SignInRequired):
-        reply = as_json(error)
-        reply.headers["WWW-Authenticate"] = challenge(error)
-        return reply
     if isinstance(error, WireError):
         return _rpc(error.number, error.message, error.data, error.call_id, status=error.http)
     if not error.rpc:
@@ -46,11 +67,17 @@ def as_mcp(error: AppError) -> Response:
 
 
 def challenge(error: AppError) -> str:
-    """`WWW-Authenticate` of RFC 6750 section 3, with the pointer of RFC 9728 section 5.1."""
-    metadata = f"{current_app.config['PUBLIC_URL']}/.well-known/oauth-protected-resource"
-    parts = [f'resource_metadata="{metadata}{request.path}"', 'scope="mcp"']
-    if "Authorization" in request.headers:
-        parts.insert(0, 'error="invalid_token"')
+    """`WWW-Authenticate` of RFC 6750 section 3; under /mcp with the pointer of RFC 9728 5.1."""
+    parts = ['realm="MCP Gateway"']
+    if error.code == "insufficient_token_scope":
+        parts += ['error="insufficient_scope"', f'scope="{error.facts["scope"]}"']
+    elif "Authorization" in request.headers:
+        parts += ['error="invalid_token"']
+    if request.path.startswith("/mcp"):
+        metadata = f"{current_app.config['PUBLIC_URL']}/.well-known/oauth-protected-resource"
+        parts += [f'resource_metadata="{metadata}{request.path}"']
+    if request.path.startswith("/mcp") and isinstance(error, SignInRequired):
+        parts += ['scope="mcp"']
     return "Bearer " + ", ".join(parts)
 
 
@@ -58,7 +85,7 @@ def challenge(error: AppError) -> str:
 RENDERERS = (("/mcp", as_mcp), ("/api/", as_json), ("/.well-known/", as_json), ("/", as_html))
 
 
-def respond(error: AppError) -> Response:
+def respond(error: AppError) -> AnyResponse:
     log.info(
         "%s: %s", error.code, error.__cause__ and type(error.__cause__).__name__, extra=_extra()
     )
@@ -73,7 +100,7 @@ def respond(error: AppError) -> Response:
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
-def from_werkzeug(error: HTTPException) -> Response:
+def from_werkzeug(error: HTTPException) -> AnyResponse:
     """Flask's own 404, 405, 413 and 500 wear the same clothes as ours."""
     if error.code is not None and error.code < 400:
         return make_response(error.get_response())  # a redirect to the canonical URL

@@ -5,6 +5,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.wrappers import Response
 
 from .. import schema
+from . import auth
 
 bp = Blueprint("home", __name__)
 
@@ -24,4 +25,5 @@ def ready() -> ResponseReturnValue:
 
 @bp.get("/")
 def index() -> Response:
-    return redirect("/connections")
+    """A person's home is their connections, an admin's the gateways."""
+    return redirect("/admin/gateways" if auth.person().is_admin else "/connections")
