@@ -1,0 +1,228 @@
+"""What documents say is compared with what the code does, so that neither can move alone.
+
+`python -m tests.test_docs` writes docs/errors.md anew.
+"""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from flask_migrate.cli import db as migrations
+
+from app import specs
+from app.errors import Text, texts
+from config import Config
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+ERRORS = DOCS / "errors.md"
+PAGES = [ROOT / "README.md", ROOT / "CHANGES.md", *sorted(DOCS.rglob("*.md"))]
+TEMPLATES = sorted((ROOT / "templates").rglob("*.html"))
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+codes = pytest.mark.parametrize(("code", "text"), texts().items(), ids=list(texts()))
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    """The fenced code blocks of one kind."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of this page can name."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
+# -- settings ---------------------------------------------------------------------------------------
+
+
+def sections() -> dict[str, str]:
+    parts = re.split(r"^#+ ", (DOCS / "configuration.md").read_text(), flags=re.MULTILINE)
+    found = (part.partition("\n") for part in parts)
+    return {name: text for name, _, text in found if re.fullmatch(r"[A-Z_]+", name)}
+
+
+def test_every_setting_has_a_section_and_every_section_a_setting():
+    assert list(sections()) and set(sections()) == {f.name for f in dataclasses.fields(Config)}
+
+
+def shown_default(field) -> str:
+    if field.default is dataclasses.MISSING:
+        return "required"
+    if field.default == ():
+        return "none"
+    plain = {True: "true", False: "false"} if isinstance(field.default, bool) else {}
+    number = f"{field.default:g}" if isinstance(field.default, float) else field.default
+    return f"`{plain.get(field.default, number)}`"
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda field: field.name)
+def test_a_section_gives_the_default(field):
+    default = shown_default(field)
+    start = "Required." if default == "required" else f"Default: {default}"
+    assert sections()[field.name].strip().startswith(start)
+
+
+def test_the_table_of_the_readme_gives_true_defaults():
+    text = (ROOT / "README.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+?) \|", text, re.MULTILINE))
+    known = {field.name: shown_default(field) for field in dataclasses.fields(Config)}
+    assert rows and rows == {name: known[name] for name in rows}
+
+
+# -- errors -----------------------------------------------------------------------------------------
+
+
+def errors_page(rows: dict[str, Text]) -> str:
+    """docs/errors.md."""
+    lines = [
+        "# Errors and what to do",
+        "",
+        "Every error has a code. Pages show it at the foot, JSON has it in `error.code`, and a failed",
+        "call on `/mcp` in `error.data.code`. The same texts are under Help in the product. `{names}`",
+        "stand for facts of the case. The status is that of pages and JSON; on `/mcp` a failed call is a",
+        "JSON-RPC error under status 200.",
+        "",
+        "Made from `app/errors.yaml` by `python -m tests.test_docs`.",
+    ]
+    for code, text in sorted(rows.items()):
+        lines += ["", f"## {code}", "", f"**{text.message}** (status {text.status})", ""]
+        lines += [f"Why: {text.cause}", "", f"What to do: {text.action}"]
+        lines += ["", f"An admin: {text.admin}"] if text.admin else []
+    return "\n".join(lines) + "\n"
+
+
+def test_the_page_of_errors_is_what_the_code_says():
+    assert ERRORS.read_text() == errors_page(dict(texts()))
+
+
+@codes
+def test_an_error_says_what_happened_why_and_what_to_do(code, text):
+    assert text.message and text.cause and text.action
+    assert not text.message.endswith("."), "a heading, and the start of a sentence in JSON-RPC"
+    for part in filter(None, (text.cause, text.action, text.admin)):
+        assert part[0].isupper() or part.startswith("{")
+        assert part.endswith(".") or part.endswith("{hint}")
+
+
+@codes
+def test_q17_error_texts_are_short_and_plain(code, text):
+    for part in (text.message, text.cause, text.action, text.admin):
+        assert_plain(part)
+
+
+def test_a_code_stands_once_in_the_file():
+    lines = (ROOT / "app" / "errors.yaml").read_text().splitlines()
+    names = [line.rstrip(":") for line in lines if re.fullmatch(r"[a-z_]+:", line)]
+    assert sorted(names) == sorted(texts())
+
+
+BANNED = re.compile(
+    r"\b(please|oops|an error (has )?occurred|invalid|contact your administrator|sorry"
+    r"|DCR|federated|peers?|principals?)\b",
+    re.IGNORECASE,
+)
+
+
+def assert_plain(text: str) -> None:
+    assert not BANNED.search(text), text
+    for sentence in re.split(r"(?<=[.!?:])\s+|\n", text):
+        assert len(sentence.split()) <= 20, sentence
+
+
+def visible(template: str) -> list[str]:
+    """The texts between tags, without what Jinja puts there."""
+    bare = re.sub(r"\{#.*?#\}|<(script|style)\b.*?</\1>", " ", template, flags=re.DOTALL)
+    bare = re.sub(r"\{%.*?%\}", "\n", bare, flags=re.DOTALL)
+    bare = re.sub(r"\{\{.*?\}\}", " … ", bare, flags=re.DOTALL)
+    bare = re.sub(r"</?(b|strong|code|a|span|em)\b[^>]*>", "", bare)
+    parts = re.sub(r"<[^>]*>", "\n", bare).split("\n")
+    return [part.strip() for part in parts if part.strip()]
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_q17_pages_are_short_and_plain(path):
+    for part in visible(path.read_text()):
+        assert_plain(part)
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sec_054_templates_hold_nothing_inline(path):
+    text = path.read_text()
+    assert not re.search(r"\sstyle=|\son[a-z]+=|javascript:|<style|\|safe\b", text)
+    assert not re.search(r"<script(?![^>]*\ssrc=)", text)
+
+
+# -- the rest ---------------------------------------------------------------------------------------
+
+
+@pages
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), target
+
+
+@pages
+def test_commands_exist(page, app):
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = page.read_text()
+    for target in re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE):
+        assert target in targets, f"make {target}"
+    for words in re.findall(r"flask --app wsgi ((?:[a-z][a-z-]* ?)+)", text):
+        assert_is_command(app, words.split())
+
+
+def assert_is_command(app, words: list[str]) -> None:
+    """`words`: the groups and the command, then perhaps arguments."""
+    here = {**app.cli.commands, "db": migrations}
+    for word in words:
+        assert word in here, " ".join(words)
+        found = here[word]
+        if not isinstance(found, click.Group):
+            return
+        here = found.commands
+
+
+@pages
+def test_json_in_documents_is_json_and_records_are_accepted(page):
+    for block in blocks(page, "json"):
+        record = json.loads(block)
+        if "auth_type" in record:
+            specs.read(specs.GatewaySpec, record)
+
+
+@pages
+def test_documents_fit_the_screen(page):
+    for line in page.read_text().splitlines():
+        assert len(line) <= 140 or line.startswith(("|", "!["))
+
+
+def test_every_address_is_described(app, stranger):
+    """Routes of the JSON API are in its own description, all others in docs/pages.md."""
+    rules = {rule.rule for rule in app.url_map.iter_rules()}
+    others = {rule for rule in rules if not rule.startswith("/api/v1")}
+    listed = re.findall(r"^\| `(/[^`]*)`", (DOCS / "pages.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(others)
+
+
+def test_yaml_in_documents_is_yaml():
+    for page in PAGES:
+        for block in blocks(page, "yaml"):
+            yaml.safe_load(block)
+
+
+if __name__ == "__main__":
+    ERRORS.write_text(errors_page(dict(texts())))
