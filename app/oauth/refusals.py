@@ -123,9 +123,12 @@ def refuse(
         answer.status, word, text, errors, request
     )
     wait = retry_after(answer.headers, now=now)
-    if code == "provider_busy":
-        wait = wait or NONSENSE_WAIT
-    raise ProviderError(code, kind=kind, said=said(word, text), retry_after=wait, host=answer.host)
+    error = ProviderError(
+        code, kind=kind, said=said(word, text), retry_after=wait, host=answer.host
+    )
+    if kind == "busy":
+        error.facts.setdefault("retry_after", NONSENSE_WAIT)  # for the text only
+    raise error
 
 
 def _by_status(status: int, request: Request) -> tuple[str, Kind] | None:

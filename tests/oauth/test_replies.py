@@ -350,13 +350,16 @@ def test_row_39_the_target_is_shown_without_what_it_repeats():
         ("Fri, 15 Jan 2027 08:01:00 GMT", 60),  # NOW + 60
         ("Fri, 15 Jan 2027 09:00:00 GMT", 300),
         ("Fri, 15 Jan 2027 07:00:00 GMT", 30),
-        (None, 30),
     ],
 )
 def test_row_36_how_long_a_provider_may_make_us_wait(given, seconds):
-    headers = {} if given is None else {"Retry_After": given}
-    error = refusal(answer(b"", 429, **headers))
-    assert error.retry_after == seconds and str(seconds) in error.action
+    error = refusal(answer(b"", 429, Retry_After=given))
+    assert error.retry_after == seconds and f"{seconds} seconds" in error.action
+
+
+def test_row_36_a_provider_that_names_no_time_may_be_asked_again():
+    error = refusal(answer(b"", 429))
+    assert error.retry_after is None and "30 seconds" in error.action
 
 
 def test_sec_009_the_providers_words_are_one_short_line():

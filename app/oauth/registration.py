@@ -1,0 +1,90 @@
+"""The client id and secret that we hold at one issuer. The only bridge from a row to a client."""
+
+from __future__ import annotations
+
+from typing import TypedDict, Unpack
+from urllib.parse import urlsplit, urlunsplit
+
+import sqlalchemy as sa
+from flask import current_app
+
+from ..db import db
+from ..errors import Conflict
+from ..models import ClientRegistration
+from ..secretbox import box, cell
+from ..specs import OAuthConfigSpec
+from .client import OAuthClient, Registration
+
+
+class Pinned(TypedDict, total=False):
+    """What a flow or a connection keeps from its begin: it wins over what the config says today."""
+
+    authorization_url: str | None
+    token_url: str | None
+    refresh_url: str | None
+    redirect_uri: str | None
+
+
+def client_for(
+    registration_id: str | None, spec: OAuthConfigSpec, **pinned: Unpack[Pinned]
+) -> OAuthClient:
+    """Ready to ask. Raises Conflict (client_needed), Unsealable. Leaves no transaction open."""
+    us = _read(registration_id)
+    secret = us.client_secret_sealed
+    if secret is not None:
+        secret = box().open(secret, where=cell(us, "client_secret_sealed"))
+    return OAuthClient(
+        Registration(
+            client_id=us.client_id,
+            client_secret=secret,
+            auth_method=us.auth_method,
+            authorization_url=pinned.get("authorization_url") or spec.authorization_url,
+            token_url=pinned.get("token_url") or spec.token_url or "",
+            refresh_url=pinned.get("refresh_url") or spec.refresh_url,
+            redirect_uri=pinned.get("redirect_uri") or spec.redirect_uri or shared_redirect_uri(),
+            timeout_s=current_app.config["OAUTH_REQUEST_TIMEOUT"],
+            retries=current_app.config["OAUTH_MAX_RETRIES"],
+            spec=spec,
+        )
+    )
+
+
+def generation(registration_id: str | None) -> int:
+    """Raises Conflict (client_needed) without one."""
+    return _read(registration_id).generation
+
+
+def shared_redirect_uri() -> str:
+    return f"{current_app.config['PUBLIC_URL']}/oauth/callback"
+
+
+def redirect_uri(spec: OAuthConfigSpec, slug: str) -> str:
+    """Where the provider sends people back (SEC-010): always ours, as the public address is today.
+
+    Raises Conflict (redirect_foreign) for one that was saved under another address.
+    """
+    shared = shared_redirect_uri()
+    if spec.redirect_uri is None:
+        return shared
+    if spec.redirect_uri not in (shared, f"{shared}/{slug}"):
+        raise Conflict("redirect_foreign", redirect=shared)
+    return spec.redirect_uri
+
+
+def resource_of(spec: OAuthConfigSpec, gateway_url: str) -> str | None:
+    """What the token is for (RFC 8707 section 2, oauth.md 2.5). None: not said."""
+    if spec.resource != "auto":
+        return None if spec.resource == "never" else spec.resource
+    parts = urlsplit(gateway_url)
+    path = "" if parts.path == "/" else parts.path
+    return urlunsplit(parts._replace(path=path, fragment=""))
+
+
+def _read(registration_id: str | None) -> ClientRegistration:
+    """A row of no session: its facts, in a short transaction of its own."""
+    query = sa.select(ClientRegistration.__table__).where(ClientRegistration.id == registration_id)
+    with db.engine.connect() as link:
+        row = link.execute(query).first() if registration_id else None
+    if row is None:
+        raise Conflict("client_needed")
+    return ClientRegistration(**row._mapping)
