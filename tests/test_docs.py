@@ -24,6 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGES.md", *sorted(DOCS.rglob("*.md"))]
 TEMPLATES = sorted((ROOT / "templates").rglob("*.html"))
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+templates = pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
 codes = pytest.mark.parametrize(("code", "text"), texts().items(), ids=list(texts()))
 
 
@@ -85,10 +86,10 @@ def errors_page(rows: dict[str, Text]) -> str:
     lines = [
         "# Errors and what to do",
         "",
-        "Every error has a code. Pages show it at the foot, JSON has it in `error.code`, and a failed",
-        "call on `/mcp` in `error.data.code`. The same texts are under Help in the product. `{names}`",
-        "stand for facts of the case. The status is that of pages and JSON; on `/mcp` a failed call is a",
-        "JSON-RPC error under status 200.",
+        "Every error has a code. Pages show it at the foot, JSON has it in `error.code`, and",
+        "a failed call on `/mcp` in `error.data.code`. The same texts are under Help in the",
+        "product. `{names}` stand for facts of the case. The status is that of pages and JSON;",
+        "on `/mcp` a failed call is a JSON-RPC error under status 200.",
         "",
         "Made from `app/errors.yaml` by `python -m tests.test_docs`.",
     ]
@@ -147,13 +148,13 @@ def visible(template: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: str(path.relative_to(ROOT)))
+@templates
 def test_q17_pages_are_short_and_plain(path):
     for part in visible(path.read_text()):
         assert_plain(part)
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: str(path.relative_to(ROOT)))
+@templates
 def test_sec_054_templates_hold_nothing_inline(path):
     text = path.read_text()
     assert not re.search(r"\sstyle=|\son[a-z]+=|javascript:|<style|\|safe\b", text)
