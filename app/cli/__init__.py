@@ -2,6 +2,11 @@
 
 from flask import Flask
 
+from .tokens import tokens
+from .users import users
+
 
 def register(app: Flask) -> None:
     """Add every command group to `flask`."""
+    app.cli.add_command(users)
+    app.cli.add_command(tokens)
