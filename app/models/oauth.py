@@ -152,6 +152,8 @@ class Flow(Base):
     return_to: Mapped[str] = mapped_column(String(500))  # a path of ours
     status: Mapped[str] = mapped_column(String(10), default="open")  # used, done, failed
     error_code: Mapped[str | None] = mapped_column(String(40))
+    error_text: Mapped[str | None] = mapped_column(String(300))  # the provider's own words
+    error_facts: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_ms: Mapped[int] = mapped_column(BigInteger)
     expires_ms: Mapped[int] = mapped_column(BigInteger)
 
@@ -188,7 +190,9 @@ class ParkedCall(Base):
     request_sealed: Mapped[str | None] = mapped_column(Text)  # None: tokens are kept, nothing waits
     state: Mapped[str] = mapped_column(String(10), default="waiting")  # running, done, failed
     attempt_id: Mapped[str | None] = mapped_column(String(32))
+    lease_ms: Mapped[int] = mapped_column(BigInteger, default=0)  # runs at the longest until then
     result_sealed: Mapped[str | None] = mapped_column(Text)
+    handed_ms: Mapped[int | None] = mapped_column(BigInteger)  # an AI client has got the result
     expires_ms: Mapped[int] = mapped_column(BigInteger)
 
     @property

@@ -292,6 +292,8 @@ def upgrade() -> None:
         sa.Column("return_to", sa.String(length=500), nullable=False),
         sa.Column("status", sa.String(length=10), nullable=False),
         sa.Column("error_code", sa.String(length=40), nullable=True),
+        sa.Column("error_text", sa.String(length=300), nullable=True),
+        sa.Column("error_facts", sa.JSON(), nullable=True),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.Column("expires_ms", sa.BigInteger(), nullable=False),
         sa.Column("issuer", sa.String(length=2048), nullable=True),
@@ -331,7 +333,9 @@ def upgrade() -> None:
         sa.Column("request_sealed", sa.Text(), nullable=True),
         sa.Column("state", sa.String(length=10), nullable=False),
         sa.Column("attempt_id", sa.String(length=32), nullable=True),
+        sa.Column("lease_ms", sa.BigInteger(), nullable=False),
         sa.Column("result_sealed", sa.Text(), nullable=True),
+        sa.Column("handed_ms", sa.BigInteger(), nullable=True),
         sa.Column("expires_ms", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
             ["gateway_id"],
