@@ -5,10 +5,13 @@ WEB_CONCURRENCY (workers), BIND and TRUSTED_PROXIES.
 """
 
 import logging
+import mmap
 import os
 import re
 import signal
 import sys
+
+from gunicorn.errors import HaltServer
 
 # Greenlets: a waiting call or an open event stream costs a few KiB, not a thread. `sync` serves one
 # stream at a time and is refused below; gthread works while streams are fewer than its threads.
@@ -66,8 +69,18 @@ def post_worker_init(worker) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+# wsgi.py ends a worker with EX_CONFIG when a setting cannot be right. Every further one would end
+# likewise, and gunicorn would start them for ever: so the server ends, too, with the same status.
+_hopeless = mmap.mmap(-1, 1)  # shared by the master and its workers
+
+
 def worker_exit(server, worker) -> None:
-    """A setting that cannot be right (wsgi.py) ends the server: no further worker would start."""
     error = sys.exception()
     if isinstance(error, SystemExit) and error.code == os.EX_CONFIG:
-        raise SystemExit(server.APP_LOAD_ERROR)
+        _hopeless[0] = 1
+
+
+def child_exit(server, worker) -> None:
+    if _hopeless[0] and not getattr(server, "gave_up", False):
+        server.gave_up = True  # once: the others end while the server does
+        raise HaltServer("A setting cannot be right.", os.EX_CONFIG)

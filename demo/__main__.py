@@ -89,7 +89,9 @@ def upstreams(gateway: str) -> Iterator[list[dict[str, object]]]:
             running.enter_context(in_background(app, listener))
         yield [
             record("Notes", "Each person's own notes", person, issuer=issuer, origin=origin),
-            record("Notes robot", "One service account", robot, issuer=issuer, origin=origin),
+            record(
+                "Notes shared", "One account for everybody", robot, issuer=issuer, origin=origin
+            ),
         ]
 
 
@@ -147,7 +149,7 @@ def prepare(instance: Instance, gateways: list[dict[str, object]]) -> str:
         admin=ADMIN,
         password=password,
         person=curl(f"{instance.url}/mcp/notes", token),
-        robot=curl(f"{instance.url}/mcp/notes-robot", token),
+        robot=curl(f"{instance.url}/mcp/notes-shared", token),
         log=instance.log,
     )
 

@@ -1,14 +1,16 @@
 """gunicorn as gunicorn.conf.py sets it up."""
 
 import logging
+import os
 import runpy
+import secrets
 import subprocess
 import sys
 
 import pytest
 import requests
 
-from tests.e2e.gateway import ROOT, Gateway
+from tests.e2e.gateway import ROOT
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
@@ -20,10 +22,19 @@ def test_two_workers_start_on_an_empty_database_and_answer(gateway_server, datab
     assert "Traceback" not in gateway.log()
 
 
-def test_a_weak_secret_ends_the_server_and_names_the_setting(tmp_path):
-    with pytest.raises(RuntimeError, match="AUTH_ENCRYPTION_SECRET") as refusal:
-        Gateway(f"sqlite:///{tmp_path}/gateway.db", AUTH_ENCRYPTION_SECRET="hunter2")
-    assert "hunter2" not in str(refusal.value)
+def test_a_weak_secret_ends_the_server_with_the_reason_and_a_status_of_its_own(tmp_path):
+    settings = {
+        "SECRET_KEY": secrets.token_urlsafe(32),
+        "AUTH_ENCRYPTION_SECRET": "hunter2",
+        "BIND": "127.0.0.1:0",
+    }
+    database = {"DATABASE_URL": f"sqlite:///{tmp_path}/gateway.db"}
+    command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+    env = os.environ | settings | database
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30)
+    assert done.returncode == os.EX_CONFIG
+    assert "AUTH_ENCRYPTION_SECRET" in done.stderr and "secrets.token_urlsafe" in done.stderr
+    assert "hunter2" not in done.stderr
 
 
 def test_sync_workers_are_refused():
