@@ -14,7 +14,7 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "models passwords secretbox egress specs oauth.replies mcp.wire",
     "schema keys edits",
     "audit access aftermath throttle oauth.client oauth.discovery oauth.templates mcp.sse",
-    "api_tokens sessions oauth.registration oauth.freshness mcp.upstream",
+    "api_tokens overview sessions oauth.registration oauth.freshness mcp.upstream",
     "oauth.asking",
     "oauth.lease",
     "oauth.refresh mcp.catalog mcp.bridge",

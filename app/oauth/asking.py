@@ -1,0 +1,117 @@
+"""One question to a token endpoint, and what its failure means for those who ask next."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from ..access import Usable, UsableConfig
+from ..db import db, db_now_ms
+from ..errors import AppError, Conflict, Kind, ProviderError, UpstreamError
+from ..models import ClientRegistration
+from . import registration
+from .replies import TokenSet
+
+CLIENT_PAUSE_S = 30  # a wrong secret costs two requests a minute, not one for each call
+SLOWEST_S, SLOWEST_REFUSED_S = 300.0, 3600.0
+CLIENT_CODES = ("client_rejected", "client_not_allowed", "client_needed", "secret_unreadable")
+ADMIN_CODES = (  # what a shared connection cannot wait out: only an admin can mend it
+    *("scope_rejected", "resource_rejected", "token_request_rejected", "redirected"),
+    *("reply_unreadable", "reply_no_token", "token_type_unsupported", "blocked_address"),
+)
+_NOT_SENT = ("dns_failed", "tls_failed", "blocked_address")
+r = ClientRegistration
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What one token request is made with. Without a refresh token: by client credentials."""
+
+    config: UsableConfig
+    registration_id: str
+    resource: str | None
+    token_url: str | None = None  # None: as the config says
+    refresh_url: str | None = None
+    refresh_token: str | None = field(default=None, repr=False)
+
+
+Ask = Callable[[Asking], TokenSet]
+
+
+def of_config(gateway: Usable, config: UsableConfig) -> Asking:
+    """By client credentials, as the config is today. Raises Conflict without a client."""
+    if config.registration_id is None:
+        raise Conflict("client_needed")
+    resource = registration.resource_of(config.spec, gateway.url)
+    return Asking(config, config.registration_id, resource)
+
+
+def ask_provider(asking: Asking) -> TokenSet:
+    """Raises ProviderError and what client_for raises. Commits a pause that concerns every node."""
+    _heed_pause(asking.registration_id)
+    spec = asking.config.spec
+    client = registration.client_for(
+        asking.registration_id, spec, token_url=asking.token_url, refresh_url=asking.refresh_url
+    )
+    try:
+        if asking.refresh_token is None:
+            return client.client_credentials(scopes=spec.scopes, resource=asking.resource)
+        return client.refresh(asking.refresh_token, resource=asking.resource)
+    except ProviderError as error:
+        if error.kind == "client":
+            _pause_all(asking.registration_id, error.code, CLIENT_PAUSE_S)
+        elif error.kind == "busy" and error.retry_after is not None:
+            _pause_all(asking.registration_id, error.code, _sane(error.retry_after))
+        raise
+
+
+def kind_of(error: AppError) -> Kind:
+    """The class of oauth.md 6.1. What cannot be told apart counts as `unknown`."""
+    if isinstance(error, ProviderError):
+        return error.kind
+    if isinstance(error, UpstreamError):
+        return "unsent" if error.code in _NOT_SENT else "unknown"
+    return "client"  # ours: a secret that does not open, no client
+
+
+def pause_after(error: AppError, *, failures: int, again: bool) -> float:
+    """Seconds; `failures` before this one, `again`: the last one was the same.
+
+    Ten refusals take some twelve minutes: who is refused for so long is asked once an hour.
+    """
+    told = getattr(error, "retry_after", None)
+    if told is not None:
+        return _sane(told)
+    if kind_of(error) == "client":
+        return CLIENT_PAUSE_S
+    tired = again and failures >= 10 and kind_of(error) == "refused"
+    most = SLOWEST_REFUSED_S if tired else SLOWEST_S
+    return min(most, 2.0 ** min(failures, 12)) * random.uniform(0.5, 1.5)  # noqa: S311  # jitter
+
+
+def _sane(retry_after: float) -> float:
+    return min(SLOWEST_S, max(1.0, retry_after))
+
+
+def _heed_pause(registration_id: str) -> None:
+    query = sa.select(r.not_before_ms, r.last_error_code, db_now_ms()).where(
+        r.id == registration_id
+    )
+    with db.engine.connect() as link:
+        found = link.execute(query).first()
+    if found is not None and found[0] > found[2]:
+        code = found[1] or "provider_busy"
+        kind: Kind = "client" if code in CLIENT_CODES else "busy"
+        raise ProviderError(code, kind=kind, retry_after=-((found[2] - found[0]) // 1000))
+
+
+def _pause_all(registration_id: str, code: str, seconds: float) -> None:
+    values: dict[str, Any] = {"not_before_ms": db_now_ms() + int(seconds * 1000)}
+    change = sa.update(r).where(r.id == registration_id).values(last_error_code=code, **values)
+    with Session(db.engine) as session, session.begin():
+        session.execute(change, execution_options={"synchronize_session": False})

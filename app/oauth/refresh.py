@@ -1,0 +1,189 @@
+"""One token request per grant and expiry over all threads, workers and nodes (oauth.md 7.2).
+
+Whoever renews takes a lease on the row by compare-and-swap and asks the provider with no
+transaction open. A failure is written only by the holder of the lease, tokens only while no newer
+ones are in, so neither a late loser nor a late winner does harm. Nothing here deletes a row.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import threading
+import time
+import weakref
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from sqlalchemy.exc import OperationalError
+
+from ..access import Seen, Usable, UsableConfig
+from ..errors import AppError, Kind, NotFound, ProviderError, TokenRefused, Unsealable
+from ..models.oauth import LIVING
+from ..secretbox import Where, box
+from . import asking, lease
+from .asking import Ask, Asking
+from .freshness import Need, Timing, timing_of
+from .lease import Row
+
+
+def renew(
+    gateway: Usable,
+    *,
+    after: int | None = None,
+    timing: Timing | None = None,
+    ask: Ask = asking.ask_provider,
+) -> Seen:
+    """The connection with a token that lives, got anew if need be. Commits.
+
+    Raises ConnectionNeeded, TokenRefused, ProviderError, NotFound. `after` is the token_gen that
+    the MCP server answered 401 to: fifty callers who bring the same cause one request. Call it
+    with no transaction open.
+    """
+    config, seen = gateway.config, gateway.connection
+    if config is None:
+        raise NotFound("gateway_not_found", gateway=gateway.slug)
+    need = Need(config, timing or timing_of(config), after)
+    give_up = time.monotonic() + need.timing.wait
+    lock = _lock(f"{config.id} {gateway.owner_key}")
+    while True:
+        alive = seen is not None and need.lives(seen)
+        if lock.acquire(timeout=0 if alive else _between(0.1, 0.3)):
+            break
+        if seen is not None and alive:
+            return seen  # somebody is on it, and this one works
+        if time.monotonic() > give_up:
+            raise _unavailable(gateway, seen)
+        # Do not queue through the next renewal: by now it may be alive again.
+        seen, need = lease.look(gateway, need)
+    try:
+        return _renew(gateway, need, ask, give_up)
+    finally:
+        lock.release()
+
+
+def _renew(gateway: Usable, need: Need, ask: Ask, give_up: float) -> Seen:
+    while True:
+        row, need = lease.look(gateway, need)  # always again: another process may have finished
+        found = _turn(gateway, need, row, ask)
+        if found is not None:
+            return found
+        if time.monotonic() > give_up:
+            raise _unavailable(gateway, row)
+        time.sleep(_between(0.02, 0.06))
+
+
+def _turn(gateway: Usable, need: Need, row: Row | None, ask: Ask) -> Seen | None:
+    """A connection to use, or None: look again."""
+    if row is None or row.state not in LIVING or not need.fits(row):
+        lease.start_over(gateway, need.config, row)
+        return None
+    if need.is_fresh(row):
+        return row
+    if not need.can_renew(row):
+        return _use_up(need, row)
+    if _was_forced_just_now(need, row):
+        raise TokenRefused(gateway=gateway.slug)
+    if row.now() < max(row.not_before_ms, row.lease_ms) or _is_uncertain(need, row):
+        return _meanwhile(gateway, need, row)
+    return _take(gateway, need, row, ask)
+
+
+def _use_up(need: Need, row: Row) -> Row | None:
+    """A token that nothing can follow serves to its end, or until it is refused."""
+    if need.lives(row):
+        return row
+    lease.end(row, "refused_by_server" if need.after == row.token_gen else "expired")
+    return None
+
+
+def _meanwhile(gateway: Usable, need: Need, row: Row) -> Row | None:
+    """Another has the lease, or the provider is left in peace for a while."""
+    if need.lives(row):
+        return row
+    if row.now() < row.not_before_ms:
+        raise _unavailable(gateway, row)  # nobody sleeps through a Retry-After
+    return None
+
+
+def _was_forced_just_now(need: Need, row: Row) -> bool:
+    gap = row.forced_ms + lease.ms(need.timing.forced_gap)
+    return need.after == row.token_gen and row.state == "active" and row.now() < gap
+
+
+def _is_uncertain(need: Need, row: Row) -> bool:
+    """Its holder died or lost the answer: use up the living token before the old grant is shown
+    again. Client credentials can be asked for twice without harm.
+    """
+    quiet = row.lease_ms + lease.ms(need.timing.quiet)
+    open_ended = row.state == "refreshing" and not need.config.is_shared and row.now() < quiet
+    return open_ended and need.lives(row)
+
+
+def _take(gateway: Usable, need: Need, row: Row, ask: Ask) -> Seen | None:
+    """Take the lease, ask, write down what came of it."""
+    try:
+        with_what = _asking(gateway, need.config, row)
+    except Unsealable:
+        lease.end(row, "secret_unreadable")
+        return None
+    ends, attempt = time.monotonic() + need.timing.lease, secrets.token_hex(16)
+    try:
+        t0 = lease.claim(need, row, attempt)
+    except OperationalError:
+        if not need.lives(row):
+            raise
+        return row  # a database that nobody can write to now need not stop a call
+    if t0 is None:
+        return None
+    try:
+        tokens = ask(with_what)
+    except AppError as error:
+        lease.give_back(need, row, attempt, error)
+        return None
+    if tokens.refresh_token == with_what.refresh_token:
+        tokens = replace(tokens, refresh_token=None)  # the old one, said again
+    return lease.store(need, row, tokens, t0, patience=ends - time.monotonic())
+
+
+def _asking(gateway: Usable, config: UsableConfig, row: Row) -> Asking:
+    """A person's grant is renewed where and as whom it was given, never by today's config."""
+    if config.is_shared or row.registration_id is None or row.refresh_token_sealed is None:
+        return asking.of_config(gateway, config)
+    where = Where("connection", row.id, "refresh_token_sealed", row.owner_key)
+    opened = box().open(row.refresh_token_sealed, where=where)
+    return Asking(config, row.registration_id, row.resource, row.token_url, row.refresh_url, opened)
+
+
+def _unavailable(gateway: Usable, seen: Seen | None) -> ProviderError:
+    """What is told while there is no living token: the grant is kept, and when to ask again."""
+    code, said, wait = "provider_unreachable", None, 1
+    if seen is not None:
+        wait = max(1, -((seen.now() - max(seen.not_before_ms, seen.lease_ms)) // 1000))
+    admins_matter = set(asking.CLIENT_CODES)
+    if gateway.owner_key == "shared":
+        admins_matter |= set(asking.ADMIN_CODES)
+    if isinstance(seen, Row) and seen.state == "failing" and seen.last_error_code in admins_matter:
+        code, said = seen.last_error_code, seen.last_error_text
+    kind: Kind = "busy" if code == "provider_unreachable" else "client"
+    facts = {"gateway": gateway.slug, "host": _host(gateway)}
+    return ProviderError(code, kind=kind, said=said, retry_after=wait, **facts)
+
+
+def _host(gateway: Usable) -> str:
+    url = gateway.config.spec.token_url if gateway.config else None
+    return urlsplit(url or "").hostname or ""
+
+
+_locks: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()
+_locks_guard = threading.Lock()
+
+
+def _lock(key: str) -> threading.Lock:
+    """One in this process per connection, for as long as somebody holds or awaits it."""
+    with _locks_guard:
+        return _locks.setdefault(key, threading.Lock())
+
+
+def _between(low: float, high: float) -> float:
+    return random.uniform(low, high)  # noqa: S311  # jitter, nothing secret
