@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from .specs import BLOCKS, SET
+from .specs import BLOCKS, GIVEN, SET
 
 Flat = dict[str, Any]  # a dotted path to a value; None is left out
 _PORTS = {"https": 443, "http": 80}
@@ -23,7 +23,6 @@ _SECRETS = {"bearer_token", "basic.password"} | {
     f"{_OAUTH}{name}" for name in ("client_secret", "client_private_key")
 }
 _CREDENTIAL = (f"{_OAUTH}client_secret", f"{_OAUTH}token_endpoint_auth_method")
-_GIVEN = ("id", "slug", "mcp_url", "created_at", "updated_at")  # not the admin's to change
 _WHERE_SENT = ("issuer", "token_url", "refresh_url", "revocation_url", "client_id", "grant_type")
 _MADE_FOR = ("issuer", "client_id", "grant_type", "resource", "audience")
 
@@ -53,7 +52,7 @@ def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Edit:
     for path in old:
         if path in _SECRETS and BLOCKS[path.partition(".")[0]] == after["auth_type"]:
             new.setdefault(path, old[path])  # not named: kept
-    changed = {path for path in {*old, *new} if old.get(path) != new.get(path)} - {*_GIVEN}
+    changed = {path for path in {*old, *new} if old.get(path) != new.get(path)} - {*GIVEN, "slug"}
     was_oauth = old.get("auth_type") == "oauth"
     stays_oauth = was_oauth and new.get("auth_type") == "oauth"
     stored, renewed = (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +16,7 @@ from .db import db, utcnow
 from .errors import AppError, Invalid, NotFound
 from .models import ClientRegistration, Gateway, OAuthConfig
 from .secretbox import box, cell
-from .specs import RESERVED_SLUGS, SET, GatewaySpec, OAuthConfigSpec, plain, typed
+from .specs import SET, GatewaySpec, OAuthConfigSpec, plain, slug_of, typed
 
 
 def find(slug: str) -> Gateway:
@@ -29,14 +27,19 @@ def find(slug: str) -> Gateway:
     return gateway
 
 
+def everything() -> list[Gateway]:
+    """For admins: those that are off, too. By name."""
+    return list(db.session.scalars(sa.select(Gateway).order_by(Gateway.name, Gateway.slug)))
+
+
 def create(spec: GatewaySpec, *, by: Actor) -> Gateway:
     """Raises Invalid."""
     slug = spec.slug or slug_of(spec.name)
-    problems = dict(edits.between({}, plain(spec)).asks) | _redirect_problem(spec, slug)
+    wrong = dict(edits.between({}, plain(spec)).asks) | _redirect_problem(spec, slug)
     if not slug:
-        problems["slug"] = "No slug can be made from this name. Choose one."
-    if problems:
-        raise Invalid(problems)
+        wrong["slug"] = "No slug can be made from this name. Choose one."
+    if wrong:
+        raise Invalid(wrong)
     gateway = Gateway(slug=slug)
     _write(gateway, spec)
     db.session.add(gateway)
@@ -56,12 +59,10 @@ def update(gateway: Gateway, spec: GatewaySpec, *, by: Actor) -> int:
 
     Raises Invalid, also where a secret must be typed again. Saving without a change does nothing.
     """
+    wrong = problems(gateway, spec)
+    if wrong:
+        raise Invalid(wrong)
     edit = _edit(gateway, spec)
-    problems = dict(edit.asks) | _redirect_problem(spec, gateway.slug)
-    if spec.slug not in (None, gateway.slug):
-        problems["slug"] = f"The slug stays {gateway.slug}, as AI clients call it by that."
-    if problems:
-        raise Invalid(problems)
     if not edit.fields:
         return 0
     signed_out = aftermath.settle(gateway, edit)
@@ -71,6 +72,14 @@ def update(gateway: Gateway, spec: GatewaySpec, *, by: Actor) -> int:
     fields = list(edit.fields)
     _record(by, "gateway.updated", gateway, fields=fields, signed_out=signed_out)
     return signed_out
+
+
+def problems(gateway: Gateway, spec: GatewaySpec) -> dict[str, str]:
+    """What stands against `update`: a path to a sentence. Changes nothing."""
+    wrong = dict(_edit(gateway, spec).asks) | _redirect_problem(spec, gateway.slug)
+    if spec.slug not in (None, gateway.slug):
+        wrong["slug"] = f"The slug stays {gateway.slug}, as AI clients call it by that."
+    return wrong
 
 
 def signed_out_by(gateway: Gateway, spec: GatewaySpec) -> int:
@@ -145,15 +154,6 @@ def redirect_uri(slug: str = "") -> str:
     """The address of ours that a provider sends people back to; with `slug`, that gateway's own."""
     shared = f"{current_app.config['PUBLIC_URL']}/oauth/callback"
     return f"{shared}/{slug}" if slug else shared
-
-
-def slug_of(name: str) -> str:
-    """A slug from a name; "" where nothing of it can be used."""
-    text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", text).strip("-")
-    if slug and (not slug[0].isalpha() or slug in RESERVED_SLUGS):
-        slug = f"mcp-{slug}"
-    return slug[:32].rstrip("-")
 
 
 def _record(by: Actor, action: str, gateway: Gateway, **details: Any) -> None:

@@ -8,6 +8,7 @@ What is typed must be complete; what is stored is read again without that (acces
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import unquote_plus, urlsplit, urlunsplit
@@ -29,7 +30,8 @@ from .errors import Invalid
 SET = "set"  # what a read says where a secret is stored
 SECRETS = {"bearer_token", "password", "client_secret", "client_private_key"}
 BLOCKS = {"basic": "basic", "bearer_token": "bearer", "headers": "headers", "oauth_config": "oauth"}
-RESERVED_SLUGS = {"new"}  # /admin/gateways/new is a page
+GIVEN = ("id", "mcp_url", "created_at", "updated_at")  # in a record, and not the admin's to say
+_RESERVED_SLUGS = {"new"}  # /admin/gateways/new is a page
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SLUG = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -121,9 +123,18 @@ def _cut_protocol(url: str, info: ValidationInfo) -> str:
 def _check_slug(slug: str) -> str:
     if not _SLUG.fullmatch(slug):
         raise ValueError("Use small letters, digits and -, starting with a letter; at most 32.")
-    if slug in RESERVED_SLUGS:
+    if slug in _RESERVED_SLUGS:
         raise ValueError(f"{slug} is a page of ours. Choose another.")
     return slug
+
+
+def slug_of(name: str) -> str:
+    """A slug from a name; "" where nothing of it can be used."""
+    text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", text).strip("-")
+    if slug and (not slug[0].isalpha() or slug in _RESERVED_SLUGS):
+        slug = f"mcp-{slug}"
+    return slug[:32].rstrip("-")
 
 
 def _scopes(value: Any) -> Any:
@@ -460,13 +471,14 @@ def _merge(record: Mapping[str, Any], patch: Mapping[str, Any], within: str) -> 
 def plain(spec: Spec) -> dict[str, Any]:
     """The spec beside a record: of its secrets only "new", "set" (kept by name) or "" (removed).
 
-    Secrets that it does not name, and None elsewhere, are left out.
+    Secrets that are blank or not named, and None elsewhere, are left out.
     """
     shown: dict[str, Any] = {}
     for name in type(spec).model_fields:
         value = getattr(spec, name)
         if name in SECRETS:
-            shown |= {name: _mark(value)} if name in spec.model_fields_set else {}
+            is_named = name in spec.model_fields_set and (value is None or _is_there(value))
+            shown |= {name: _mark(value)} if is_named else {}
         elif name == "headers" and value:
             shown[name] = {header: _mark(secret) for header, secret in value.items()}
         elif value is not None:

@@ -1,0 +1,241 @@
+"""Gateways, for admins: list, add, edit, look at, switch off, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+from urllib.parse import urlsplit
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from flask_wtf import FlaskForm
+
+from ... import aftermath, gateways, overview
+from ...db import db
+from ...errors import Invalid, texts
+from ...models import Gateway
+from ...overview import Row
+from ...specs import GatewaySpec
+from ..auth import actor, admin_only, is_confirmed, person
+from ..words import many
+from .gateway_form import AUTH_TYPES, GatewayForm
+
+bp = Blueprint("admin_gateways", __name__, url_prefix="/admin/gateways")
+T = TypeVar("T")
+
+STATUS = {  # badge, word
+    "failing": ("bad", "Failing"),
+    "needs_sign_in": ("warn", "Needs sign-in"),
+    "ready": ("ok", "Ready"),
+    "off": ("off", "Off"),
+}
+STATES = {  # of a connection, as an admin reads them
+    "pending": ("draft", "Sign-in not finished"),
+    "active": ("ok", "Connected"),
+    "refreshing": ("ok", "Connected"),
+    "failing": ("bad", "Not working"),
+    "needs_reauth": ("warn", "Reconnect needed"),
+    "revoked": ("draft", "Disconnected"),
+    "orphaned": ("warn", "Set-up changed, connect again"),
+}
+CONFIRM = "You signed in a while ago. Sign in again in another tab, then enter the secret again."
+
+
+class Plain(FlaskForm):
+    """A button that says yes."""
+
+
+class Page(Generic[T]):
+    """25 of many; a number out of range is the nearest page there is."""
+
+    SIZE = 25
+
+    def __init__(self, all_rows: Sequence[T], asked: str | None) -> None:
+        self.total = len(all_rows)
+        self.last = max(1, -(-self.total // self.SIZE))
+        number = int(asked) if asked and asked.isascii() and asked.isdigit() else 1
+        self.number = min(max(number, 1), self.last)
+        self.rows = all_rows[(self.number - 1) * self.SIZE : self.number * self.SIZE]
+
+
+@bp.get("")
+@admin_only
+def index() -> ResponseReturnValue:
+    every = overview.rows(person())
+    words, state = request.args.get("q", "").strip()[:100], request.args.get("state", "")
+    matching = [row for row in every if words.casefold() in f"{row.name} {row.url}".casefold()]
+    wanted = [row for row in matching if state not in STATUS or row.status == state]
+    counts = {one: sum(row.status == one for row in matching) for one in STATUS}
+    return render_template(
+        "admin/gateways/list.html",
+        page=Page([_drawn(row) for row in wanted], request.args.get("page")),
+        chips=[("", "All", len(matching))] + [(s, STATUS[s][1], counts[s]) for s in STATUS],
+        state=state if state in STATUS else "",
+        q=words,
+        is_new_here=not every,
+    )
+
+
+@bp.route("/new", methods=["GET", "POST"])
+@admin_only
+def create() -> ResponseReturnValue:
+    form = GatewayForm({}, gateways.redirect_uri())
+    if form.validate_on_submit():
+        with form.problems():
+            spec = form.spec()
+            _refuse_old_sessions(form)
+            gateway = gateways.create(spec, by=actor())
+            db.session.commit()
+            _say(f"{gateway.name} was added.", form.notices)
+            return redirect(url_for(".show", slug=gateway.slug), 303)
+    return _form_page(form), 422 if form.errors else 200
+
+
+@bp.route("/<slug>/edit", methods=["GET", "POST"])
+@admin_only
+def edit(slug: str) -> ResponseReturnValue:
+    gateway = gateways.find(slug)
+    form = GatewayForm(gateways.record(gateway), gateways.redirect_uri())
+    if form.validate_on_submit():
+        with form.problems():
+            spec = form.spec()
+            _refuse_old_sessions(form)
+            _refuse_surprises(gateway, spec, may_sign_out=form.sign_out.data)
+            signed_out = gateways.update(gateway, spec, by=actor())
+            db.session.commit()
+            if signed_out:
+                form.notices.append(f"{many(signed_out, 'person', 'people')} must connect again.")
+            _say(f"{gateway.name} was saved.", form.notices)
+            return redirect(url_for(".show", slug=slug), 303)
+    return _form_page(form, gateway), 422 if form.errors else 200
+
+
+@bp.get("/<slug>")
+@admin_only
+def show(slug: str) -> ResponseReturnValue:
+    gateway = gateways.find(slug)
+    row = overview.row(person(), gateway)
+    failure = texts().get(row.failed_code or "") if row.status == "failing" else None
+    return render_template(
+        "admin/gateways/show.html",
+        gateway=gateway,
+        record=gateways.record(gateway),
+        auth_type=dict(AUTH_TYPES)[gateway.auth_type],
+        one=_drawn(row),
+        row=row,
+        failure=failure,
+    )
+
+
+@bp.get("/<slug>/people")
+@admin_only
+def people(slug: str) -> ResponseReturnValue:
+    gateway = gateways.find(slug)
+    page = Page(overview.people(gateway), request.args.get("page"))
+    mcp_url = gateways.mcp_url(slug)
+    return render_template(
+        "admin/gateways/people.html",
+        gateway=gateway,
+        row=overview.row(person(), gateway),
+        page=page,
+        states=STATES,
+        link=mcp_url.replace("/mcp/", "/connections/"),
+    )
+
+
+@bp.post("/<slug>/off")
+@admin_only
+def off(slug: str) -> ResponseReturnValue:
+    return _switch(slug, on=False)
+
+
+@bp.post("/<slug>/on")
+@admin_only
+def on(slug: str) -> ResponseReturnValue:
+    return _switch(slug, on=True)
+
+
+@bp.route("/<slug>/delete", methods=["GET", "POST"])
+@admin_only
+def delete(slug: str) -> ResponseReturnValue:
+    """GET says what goes; POST does it."""
+    gateway, form = gateways.find(slug), Plain()
+    if form.validate_on_submit():
+        name = gateway.name
+        gateways.delete(gateway, by=actor())
+        db.session.commit()
+        flash(f"{name} was deleted.", "success")
+        return redirect(url_for(".index"), 303)
+    going = aftermath.goes(gateway)
+    return render_template("admin/gateways/delete.html", gateway=gateway, form=form, goes=going)
+
+
+def _switch(slug: str, *, on: bool) -> ResponseReturnValue:
+    gateway = gateways.find(slug)
+    gateways.switch(gateway, on, by=actor())
+    db.session.commit()
+    flash(f"{gateway.name} is {'on' if on else 'off'}.", "success")
+    return redirect(url_for(".show", slug=slug), 303)
+
+
+def _form_page(form: GatewayForm, gateway: Gateway | None = None) -> str:
+    return render_template(
+        "admin/gateways/edit.html",
+        form=form,
+        gateway=gateway,
+        redirect=form.record.get("oauth_config", {}).get("redirect_uri", form.shared),
+        connected=aftermath.living(gateway) if gateway else 0,
+        is_confirmed=is_confirmed(),
+    )
+
+
+def _refuse_old_sessions(form: GatewayForm) -> None:
+    """A secret is only taken from who typed the password lately (SEC-075)."""
+    if not is_confirmed():
+        typed = {name: CONFIRM for name in form.typed_secrets}
+        if typed:
+            raise Invalid(typed)
+
+
+def _refuse_surprises(gateway: Gateway, spec: GatewaySpec, *, may_sign_out: bool) -> None:
+    """All that stands against the edit, and people who would be signed out unasked."""
+    problems, leaving = gateways.problems(gateway, spec), gateways.signed_out_by(gateway, spec)
+    if leaving and not may_sign_out:
+        who = many(leaving, "person", "people")
+        problems["sign_out"] = f"Saving this signs {who} out. Tick the box to go on."
+    if problems:
+        raise Invalid(problems)
+
+
+def _say(done: str, notices: Sequence[str]) -> None:
+    flash(done, "success")
+    for notice in notices:
+        flash(notice, "info")
+
+
+def _drawn(row: Row) -> dict[str, object]:
+    """What a list says of a gateway."""
+    kind, word = STATUS[row.status]
+    step, href = {
+        "failing": ("See what failed", url_for(".show", slug=row.slug)),
+        "needs_sign_in": ("Connect your account", f"/connections/{row.slug}"),
+        "ready": ("View tools", f"/tools?gateway={row.slug}"),
+        "off": ("Turn on", url_for(".show", slug=row.slug)),
+    }[row.status]
+    return {
+        "row": row,
+        "host": urlsplit(row.url).hostname,
+        "kind": kind,
+        "word": word,
+        "who": _who(row),
+        "step": step,
+        "href": href,
+    }
+
+
+def _who(row: Row) -> str:
+    if row.auth_type == "none":
+        return "Nobody"
+    if not row.is_personal:
+        return "One shared account"
+    return "Each person" if row.stores else "Each person, each call"

@@ -1,0 +1,125 @@
+"""/api/v1/gateways. Admins' API tokens read all and write; others read what they may use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Blueprint, jsonify, request
+from flask.typing import ResponseReturnValue
+
+from ... import access, gateways, people, specs, strict_json
+from ...access import Caller
+from ...db import db
+from ...errors import AppError, Forbidden, Invalid, NotFound
+from ...models import Gateway
+from ...specs import GatewaySpec
+from .. import auth
+
+bp = Blueprint("api_gateways", __name__, url_prefix="/api/v1/gateways")
+PAGE_SIZE = 100
+
+
+@bp.get("")
+def index() -> ResponseReturnValue:
+    caller = auth.api_caller("api:read")
+    found = gateways.everything() if caller.is_admin else access.may_use(caller)
+    mine = [gateway for gateway in found if _is_within(caller, gateway)]
+    number = _page_number(request.args.get("page", "1"))
+    rows = mine[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]
+    shown = [_record(gateway, caller) for gateway in rows]
+    pages = max(1, -(-len(mine) // PAGE_SIZE))
+    return jsonify(gateways=shown, page=number, pages=pages, total=len(mine))
+
+
+@bp.post("")
+def create() -> ResponseReturnValue:
+    caller = _writer()
+    if caller.gateway_ids is not None:  # it is good for chosen gateways, and this is another one
+        raise Forbidden("insufficient_token_scope", scope="for all gateways")
+    notices: list[str] = []
+    spec = specs.read(GatewaySpec, _body(), notices=notices)
+    gateway = gateways.create(spec, by=auth.actor())
+    db.session.commit()
+    reply = jsonify(gateways.record(gateway) | {"notices": notices})
+    return reply, 201, {"Location": f"{bp.url_prefix}/{gateway.slug}"}
+
+
+@bp.get("/<slug>")
+def show(slug: str) -> ResponseReturnValue:
+    caller = auth.api_caller("api:read")
+    return jsonify(_record(_find(slug, caller), caller))
+
+
+@bp.route("/<slug>", methods=["PATCH", "PUT"])
+def update(slug: str) -> ResponseReturnValue:
+    """Both merge (RFC 7396), as a record that was read holds no secrets to send back."""
+    gateway, notices = _find(slug, _writer()), list[str]()
+    record = gateways.record(gateway)
+    spec = specs.read(GatewaySpec, _merged(record, _body()), notices=notices)
+    signed_out = gateways.update(gateway, spec, by=auth.actor())
+    db.session.commit()
+    return jsonify(gateways.record(gateway) | {"notices": notices, "signed_out": signed_out})
+
+
+@bp.delete("/<slug>")
+def delete(slug: str) -> ResponseReturnValue:
+    gateways.delete(_find(slug, _writer()), by=auth.actor())
+    db.session.commit()
+    return "", 204
+
+
+def _writer() -> Caller:
+    """Raises Forbidden for API tokens of people who are no admins."""
+    caller = auth.api_caller("api:write")
+    if not caller.is_admin:
+        raise Forbidden(admins=", ".join(people.admins()))
+    return caller
+
+
+def _find(slug: str, caller: Caller) -> Gateway:
+    """Raises NotFound for unknown and forbidden alike; for others than admins, for off, too."""
+    gateway = gateways.find(slug)
+    if _is_within(caller, gateway) and (caller.is_admin or gateway.is_enabled):
+        return gateway
+    raise NotFound("gateway_not_found", gateway=slug[:100])
+
+
+def _is_within(caller: Caller, gateway: Gateway) -> bool:
+    """An API token may be good for chosen gateways only."""
+    return caller.gateway_ids is None or gateway.id in caller.gateway_ids
+
+
+def _record(gateway: Gateway, caller: Caller) -> dict[str, Any]:
+    record = gateways.record(gateway)
+    return record if caller.is_admin else {name: record[name] for name in _FOR_PEOPLE}
+
+
+_FOR_PEOPLE = ("id", "slug", "name", "description", "auth_type", "mcp_url")
+
+
+def _body() -> dict[str, Any]:
+    """Raises AppError for what is no JSON, Invalid for what is no object."""
+    try:
+        body = strict_json.loads(request.get_data())
+    except strict_json.BadJSON as error:
+        raise AppError("bad_json", reason=str(error)) from None
+    if not isinstance(body, dict):
+        raise Invalid({"record": "This must be an object."})
+    return body
+
+
+def _merged(record: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """What a read gave and nobody may change is taken back as it was, and only so."""
+    whole = specs.merge(record, patch)
+    changed = {name: "This cannot be changed." for name in specs.GIVEN}
+    changed = {name: text for name, text in changed.items() if whole.get(name) != record[name]}
+    if changed:
+        raise Invalid(changed)
+    return {name: value for name, value in whole.items() if name not in specs.GIVEN}
+
+
+def _page_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 7 and int(text)):
+        raise Invalid({"page": "This must be a whole number from 1."})
+    return int(text)

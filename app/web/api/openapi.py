@@ -1,0 +1,129 @@
+"""/api/openapi.json: the JSON API, described from the specs that validate it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, current_app, jsonify
+from flask.typing import ResponseReturnValue
+
+from ...specs import GatewaySpec
+
+bp = Blueprint("openapi", __name__)
+Schema = dict[str, Any]
+
+
+@bp.get("/api/openapi.json")
+def openapi() -> ResponseReturnValue:
+    return jsonify(description())
+
+
+def description() -> Schema:
+    """OpenAPI 3.1."""
+    whole = GatewaySpec.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas: Schema = whole.pop("$defs", {})
+    schemas |= {"GatewaySpec": whole, "Gateway": _GATEWAY, "Error": _ERROR}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "MCP Gateway",
+            "version": "1",
+            "description": 'Secrets are write-only: a read says "set", and sending that keeps it.',
+        },
+        "servers": [{"url": current_app.config["PUBLIC_URL"]}],
+        "security": [{"api_token": []}],
+        "paths": _PATHS,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "api_token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API token with api:read, or api:write where it changes.",
+                }
+            },
+        },
+    }
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _json(schema: Schema, description: str) -> Schema:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _operation(summary: str, replies: Schema, body: str = "") -> Schema:
+    """One operation; every one of them can fail in the same ways."""
+    failures = {
+        "400": _json(_ref("Error"), "Not JSON."),
+        "401": _json(_ref("Error"), "No API token that is good."),
+        "403": _json(_ref("Error"), "The API token lacks the scope, or its owner is no admin."),
+        "404": _json(_ref("Error"), "Unknown, or not meant for the owner of the API token."),
+        "422": _json(_ref("Error"), "Some fields need another look: error.fields."),
+    }
+    operation: Schema = {"summary": summary, "responses": replies | failures}
+    if body:
+        schema = {"content": {"application/json": {"schema": _ref(body)}}, "required": True}
+        operation["requestBody"] = schema
+    return operation
+
+
+def _parameter(name: str, where: str, kind: str) -> Schema:
+    return {"name": name, "in": where, "required": where == "path", "schema": {"type": kind}}
+
+
+_TEXT: Schema = {"type": "string"}
+_GATEWAY: Schema = {
+    "description": "A GatewaySpec as it is stored, and these. Others than admins read less.",
+    "type": "object",
+    "properties": {
+        name: _TEXT for name in ("id", "slug", "name", "mcp_url", "created_at", "updated_at")
+    },
+}
+_ERROR: Schema = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "action", "request_id"],
+            "properties": {
+                **{name: _TEXT for name in ("code", "message", "action", "request_id", "said")},
+                "fields": {
+                    "type": "array",
+                    "items": {"type": "object", "properties": {"field": _TEXT, "message": _TEXT}},
+                },
+            },
+        }
+    },
+}
+_LIST: Schema = {
+    "type": "object",
+    "properties": {
+        "gateways": {"type": "array", "items": _ref("Gateway")},
+        **{name: {"type": "integer"} for name in ("page", "pages", "total")},
+    },
+}
+_NO_CONTENT: Schema = {"204": {"description": "It is gone."}}
+_ONE = {"200": _json(_ref("Gateway"), "The gateway.")}
+_MERGE = _operation("Change a gateway: merged with what is there (RFC 7396)", _ONE, "GatewaySpec")
+_PATHS: Schema = {
+    "/api/openapi.json": {
+        "get": _operation("This description", {"200": _json({"type": "object"}, "OpenAPI 3.1.")})
+    },
+    "/api/v1/gateways": {
+        "get": _operation("List gateways, by name", {"200": _json(_LIST, "100 a page.")})
+        | {"parameters": [_parameter("page", "query", "integer")]},
+        "post": _operation(
+            "Add a gateway", {"201": _json(_ref("Gateway"), "It was added.")}, "GatewaySpec"
+        ),
+    },
+    "/api/v1/gateways/{slug}": {
+        "parameters": [_parameter("slug", "path", "string")],
+        "get": _operation("Read a gateway", _ONE),
+        "patch": _MERGE,
+        "put": _MERGE,
+        "delete": _operation("Delete a gateway, with all its connections", _NO_CONTENT),
+    },
+}
