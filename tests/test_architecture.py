@@ -11,10 +11,10 @@ APP = Path(__file__).parents[1] / "app"
 LEVELS = [  # a module imports from the lines above its own, never from its own or a later one
     "errors sqlite logs strict_json",
     "db oauth.refusals",
-    "models passwords secretbox egress specs oauth.replies mcp.wire",
+    "models passwords secretbox egress specs oauth.replies oauth.callback mcp.wire",
     "schema keys edits",
     "audit access aftermath throttle oauth.client oauth.discovery oauth.templates mcp.sse",
-    "api_tokens overview sessions oauth.registration oauth.freshness mcp.upstream",
+    "api_tokens overview sessions oauth.registration oauth.ladder oauth.freshness mcp.upstream",
     "oauth.asking",
     "oauth.lease",
     "oauth.refresh mcp.catalog mcp.bridge",

@@ -96,6 +96,14 @@ def asked(caller: Caller, gateway: Usable, handle: str) -> Parked:
     return Parked(row.id, row.state, tuple(row.scopes_wanted))
 
 
+def wanted(caller: Caller, parked_id: str) -> tuple[str, ...]:
+    """The scopes that this call needs beside those of the config. Raises NotFound."""
+    row = _row(parked_id)
+    if row is None or row.user_id != caller.user_id:
+        raise NotFound
+    return tuple(row.scopes_wanted)
+
+
 def take(parked_id: str) -> bytes | None:
     """The request, for the one who is to run it now; None if nothing waits. Commits."""
     row = _row(parked_id)
