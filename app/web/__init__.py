@@ -3,6 +3,11 @@
 from flask import Flask
 
 from . import auth, errors, help, home, people, security, words
+from .admin import gateways as admin_gateways
+from .admin import users
+from .api import gateways as api_gateways
+from .api import openapi
+from .me import account, tokens
 
 
 def register(app: Flask) -> None:
@@ -12,4 +17,10 @@ def register(app: Flask) -> None:
     words.register(app)
     app.register_blueprint(home.bp)
     app.register_blueprint(people.bp)
+    app.register_blueprint(account.bp)
+    app.register_blueprint(tokens.bp)
+    app.register_blueprint(users.bp)
     app.register_blueprint(help.bp)
+    app.register_blueprint(admin_gateways.bp)
+    app.register_blueprint(api_gateways.bp)
+    app.register_blueprint(openapi.bp)

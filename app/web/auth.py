@@ -13,7 +13,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ParamSpec, TypeVar
 
 from flask import Flask, Response, after_this_request, current_app, g, redirect, request, session
@@ -129,12 +129,18 @@ def confirmed(view: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(view)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        person()
-        if utcnow() - g.signed_in.confirmed_at > CONFIRMED_FOR:
+        if not is_confirmed():
             raise SignInRequired("reauthentication_needed")
         return view(*args, **kwargs)
 
     return checked
+
+
+def is_confirmed() -> bool:
+    """Whether the password was typed lately. For forms that would lose much on the way."""
+    person()
+    at: datetime = g.signed_in.confirmed_at
+    return utcnow() - at <= CONFIRMED_FOR
 
 
 def let_in(reply: AnyResponse, cookie: str) -> AnyResponse:

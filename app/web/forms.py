@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flask_wtf import FlaskForm
+from wtforms import SelectMultipleField
+from wtforms.widgets import CheckboxInput, ListWidget
 
 from ..errors import Invalid
 
@@ -19,3 +21,10 @@ def beside(form: FlaskForm) -> Iterator[None]:
             if name not in form:
                 raise
             form[name].errors = [sentence]
+
+
+class Ticks(SelectMultipleField):
+    """Several of a few, as boxes to tick. None of them is an answer, too: the spec decides."""
+
+    widget = ListWidget(prefix_label=False)
+    option_widget = CheckboxInput()
