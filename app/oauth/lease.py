@@ -38,12 +38,8 @@ SETTLED = {  # what every row with new tokens says
     **{"state": "active", "reason": None, "attempt_id": None, "lease_ms": 0, "not_before_ms": 0},
     **{"fail_count": 0, "last_error_code": None, "last_error_text": None},
 }
-UNTOKENED = dict.fromkeys(
-    (
-        *("access_token_sealed", "refresh_token_sealed", "issued_ms", "expires_ms"),
-        *("refresh_expires_ms", "fingerprint"),
-    )
-)
+_TOKENS = ("access_token_sealed", "refresh_token_sealed", "issued_ms", "expires_ms")
+UNTOKENED = dict.fromkeys((*_TOKENS, "refresh_expires_ms", "fingerprint"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +73,10 @@ def look(gateway: Usable, need: Need) -> tuple[Row | None, Need]:
         .where(OAuthConfig.id == need.config.id)
     )
     with db.engine.connect() as link:
-        found = link.execute(query).first()
+        found = link.execute(query).mappings().first()
     if found is None:
         raise NotFound("gateway_not_found", gateway=gateway.slug)
-    values = dict(found._mapping)
+    values = dict(found)
     version, registration_id, settings = (values.pop(f"today_{one.key}") for one in today)
     row = Row(**values, read_at=at) if values["id"] else None
     need = replace(need, config=_today(need.config, version, registration_id, settings))
@@ -150,8 +146,15 @@ def store(need: Need, row: Row, tokens: TokenSet, t0: int, *, patience: float) -
     return None
 
 
-def give_back(need: Need, row: Row, attempt: str, error: AppError) -> None:
-    """The end of an attempt that got nothing. Commits.
+def let_go(row: Row, attempt: str) -> None:
+    """The lease, if the attempt is over and still holds it: an edit moved the tokens. Commits."""
+    mine = sa.update(c).where(c.id == row.id, c.attempt_id == attempt, c.state == "refreshing")
+    change = mine.values(state="active", attempt_id=None, lease_ms=0, version=c.version + 1)
+    _write(change.returning(c.id), patience=PATIENCE_S)
+
+
+def give_back(need: Need, row: Row, attempt: str, error: AppError) -> bool:
+    """The end of an attempt that got nothing; whether it was still the one. Commits.
 
     A late loser matches no row, so it can neither end nor delay a newer grant (SEC-104).
     """
@@ -178,7 +181,7 @@ def give_back(need: Need, row: Row, attempt: str, error: AppError) -> None:
         .returning(c.id)
     )
     log.warning("connection %s was not renewed: %s (%s)", row.id, error.code, kind)
-    _write(change, patience=PATIENCE_S, note=None if again else note)
+    return _write(change, patience=PATIENCE_S, note=None if again else note) is not None
 
 
 def end(seen: Seen, reason: str) -> None:
@@ -279,7 +282,7 @@ def _write(change: Any, *, patience: float, note: _Note | None = None) -> sa.Row
                 raise
         else:
             return found
-        time.sleep(_between(0.01, 0.05))
+        time.sleep(between(0.01, 0.05))
 
 
 def _columns(of: type[Seen]) -> list[Any]:
@@ -287,7 +290,7 @@ def _columns(of: type[Seen]) -> list[Any]:
     return [getattr(c, name) for name in of.__dataclass_fields__ if name not in computed]
 
 
-def _between(low: float, high: float) -> float:
+def between(low: float, high: float) -> float:
     return random.uniform(low, high)  # noqa: S311  # jitter, nothing secret
 
 

@@ -7,11 +7,11 @@ ones are in, so neither a late loser nor a late winner does harm. Nothing here d
 
 from __future__ import annotations
 
-import random
 import secrets
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ from . import asking, lease
 from .asking import Ask, Asking
 from .freshness import Need, Timing, timing_of
 from .lease import Row
+from .replies import TokenSet
 
 
 def renew(
@@ -48,7 +49,7 @@ def renew(
     lock = _lock(f"{config.id} {gateway.owner_key}")
     while True:
         alive = seen is not None and need.lives(seen)
-        if lock.acquire(timeout=0 if alive else _between(0.1, 0.3)):
+        if lock.acquire(timeout=0 if alive else lease.between(0.1, 0.3)):
             break
         if seen is not None and alive:
             return seen  # somebody is on it, and this one works
@@ -70,7 +71,7 @@ def _renew(gateway: Usable, need: Need, ask: Ask, give_up: float) -> Seen:
             return found
         if time.monotonic() > give_up:
             raise _unavailable(gateway, row)
-        time.sleep(_between(0.02, 0.06))
+        time.sleep(lease.between(0.02, 0.06))
 
 
 def _turn(gateway: Usable, need: Need, row: Row | None, ask: Ask) -> Seen | None:
@@ -121,13 +122,13 @@ def _is_uncertain(need: Need, row: Row) -> bool:
 
 
 def _take(gateway: Usable, need: Need, row: Row, ask: Ask) -> Seen | None:
-    """Take the lease, ask, write down what came of it."""
+    """Take the lease, and ask."""
     try:
         with_what = _asking(gateway, need.config, row)
     except Unsealable:
         lease.end(row, "secret_unreadable")
         return None
-    ends, attempt = time.monotonic() + need.timing.lease, secrets.token_hex(16)
+    attempt = secrets.token_hex(16)
     try:
         t0 = lease.claim(need, row, attempt)
     except OperationalError:
@@ -136,14 +137,31 @@ def _take(gateway: Usable, need: Need, row: Row, ask: Ask) -> Seen | None:
         return row  # a database that nobody can write to now need not stop a call
     if t0 is None:
         return None
+    return _attempt(need, row, (attempt, t0), lambda: _news(ask(with_what), with_what))
+
+
+def _news(tokens: TokenSet, asked: Asking) -> TokenSet:
+    """Without a refresh token that is the old one, said again."""
+    is_old = tokens.refresh_token == asked.refresh_token
+    return replace(tokens, refresh_token=None) if is_old else tokens
+
+
+def _attempt(
+    need: Need, row: Row, claim: tuple[str, int], ask: Callable[[], TokenSet]
+) -> Seen | None:
+    """Ask, and write down what came of it. Nothing of the database is held meanwhile."""
+    (attempt, t0), found = claim, None
+    ends = time.monotonic() + need.timing.lease
     try:
-        tokens = ask(with_what)
+        tokens = ask()
     except AppError as error:
-        lease.give_back(need, row, attempt, error)
-        return None
-    if tokens.refresh_token == with_what.refresh_token:
-        tokens = replace(tokens, refresh_token=None)  # the old one, said again
-    return lease.store(need, row, tokens, t0, patience=ends - time.monotonic())
+        is_over = lease.give_back(need, row, attempt, error)
+    else:
+        found = lease.store(need, row, tokens, t0, patience=ends - time.monotonic())
+        is_over = found is not None
+    if not is_over:
+        lease.let_go(row, attempt)
+    return found
 
 
 def _asking(gateway: Usable, config: UsableConfig, row: Row) -> Asking:
@@ -183,7 +201,3 @@ def _lock(key: str) -> threading.Lock:
     """One in this process per connection, for as long as somebody holds or awaits it."""
     with _locks_guard:
         return _locks.setdefault(key, threading.Lock())
-
-
-def _between(low: float, high: float) -> float:
-    return random.uniform(low, high)  # noqa: S311  # jitter, nothing secret
