@@ -53,6 +53,11 @@ class Shown:
         return self.spec is not None and self.spec.grant_type == "authorization_code"
 
     @property
+    def signs_in_first(self) -> bool:
+        """A call now would only find that a sign-in is needed."""
+        return self.is_personal and (not self.keeps or self.words.offer == "connect")
+
+    @property
     def keeps(self) -> bool:
         return self.spec is not None and self.spec.stores
 
