@@ -129,14 +129,17 @@ class Call:
     Only a call with `sent` False may be repeated without asking what the peer made of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, around: Call | None = None) -> None:
         self.sent = False
         self.expired = False
+        self._around = around  # a call that this one is part of: its deadline holds, too
         self._lock = threading.Lock()
         self._handles: dict[int, socket.socket] = {}
 
     def watch(self, sock: socket.socket) -> None:
         """Keep a second handle: it can end the connection even after TLS took over the first."""
+        if self._around is not None:
+            self._around.watch(sock)
         with self._lock:
             if sock.fileno() not in self._handles:
                 self._handles[sock.fileno()] = socket.socket(fileno=os.dup(sock.fileno()))
@@ -157,6 +160,40 @@ class Call:
             self._handles.clear()
 
 
+class Line(Call):
+    """The connection of one exchange, for somebody who may have to end it: a caller hung up.
+
+    It has no deadline and costs nothing until it is cut.
+    """
+
+    _sock: socket.socket | None = None
+
+    def watch(self, sock: socket.socket) -> None:
+        self._sock = sock
+        if self._around is not None:
+            self._around.watch(sock)
+        if self.expired:
+            self.cut()
+
+    def cut(self) -> None:
+        self.expired = True
+        sock = self._sock
+        if sock is not None and sock.fileno() >= 0:
+            with suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as handle:
+                handle.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What is asked inside runs on this line, and under the deadline around it."""
+        self._around = _call.get()
+        token = _call.set(self)
+        try:
+            yield
+        finally:
+            _call.reset(token)
+            self._around = None
+
+
 _call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("call", default=None)
 
 
@@ -168,7 +205,7 @@ def call(seconds: float) -> Iterator[Call]:
     head, so what came out of a call that ran over its time is never used. Name resolution is not
     limited.
     """
-    this = Call()
+    this = Call(_call.get())
     timer = threading.Timer(seconds, this.cut)
     timer.daemon = True
     timer.start()
@@ -299,14 +336,17 @@ def pool(*, ca: str | None = None) -> urllib3.PoolManager:
     """
     held: dict[str | None, urllib3.PoolManager] = current_app.extensions["egress_pools"]
     if ca not in held:
-        config = current_app.config
-        silence = urllib3.Timeout(
-            connect=config["UPSTREAM_CONNECT_TIMEOUT"], read=config["UPSTREAM_READ_TIMEOUT"]
-        )
-        made = _Pool(num_pools=500, maxsize=256, ca_certs=ca, timeout=silence)
+        made = _Pool(num_pools=500, maxsize=256, ca_certs=ca, timeout=silence())
         made.pool_classes_by_scheme = _pools(_allowed())
         held.setdefault(ca, made)
     return held[ca]
+
+
+def silence(seconds: float | None = None) -> urllib3.Timeout:
+    """How long one answer from the pool may pause; None: as the settings say."""
+    config = current_app.config
+    read = config["UPSTREAM_READ_TIMEOUT"] if seconds is None else seconds
+    return urllib3.Timeout(connect=config["UPSTREAM_CONNECT_TIMEOUT"], read=read)
 
 
 def _allowed() -> tuple[Network, ...]:
@@ -345,6 +385,12 @@ def _ours(error: Exception, host: str) -> UpstreamError:
     if isinstance(error, requests.TooManyRedirects):
         return UpstreamError("redirected", host=host)
     return UpstreamUnreachable("connect_failed", host=host)
+
+
+def is_unsent(error: BaseException) -> bool:
+    """Whether no byte of the request can have left: no connection was made for it."""
+    unsent = (NameResolutionError, NewConnectionError, ConnectTimeoutError, Blocked, ssl.SSLError)
+    return any(isinstance(cause, unsent) for cause in _causes(error))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

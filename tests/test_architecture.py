@@ -9,18 +9,21 @@ import pytest
 APP = Path(__file__).parents[1] / "app"
 
 LEVELS = [  # a module imports from the lines above its own, never from its own or a later one
-    "errors sqlite logs strict_json",
-    "db oauth.refusals",
+    "errors sqlite logs strict_json mcp.hangup",
+    "db oauth.refusals mcp.jsonrpc",
     "models passwords secretbox egress specs oauth.replies oauth.callback mcp.wire",
-    "schema keys edits",
+    "schema keys edits mcp.health",
     "audit access aftermath throttle oauth.client oauth.discovery oauth.templates mcp.sse",
-    "api_tokens overview sessions oauth.registration oauth.ladder oauth.freshness mcp.upstream",
-    "oauth.asking",
+    "api_tokens overview sessions oauth.registration oauth.ladder oauth.freshness"
+    " mcp.upstream mcp.memory mcp.handles",
+    "oauth.asking mcp.turn mcp.answers mcp.stand_in",
     "oauth.lease",
     "oauth.refresh mcp.catalog mcp.bridge",
     "oauth.tokens oauth.parked",
-    "oauth.flow people gateways",
-    "mcp.consent setup",
+    "oauth.flow people gateways mcp.operation",
+    "mcp.consent mcp.client setup",
+    "mcp.through mcp.opening",
+    "mcp.onward",
     "mcp.relay",
     "authz checks mcp.aggregate",
     "housekeeping",

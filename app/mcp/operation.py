@@ -1,0 +1,94 @@
+"""All that is sent upstream for one request to us, under one credential (oauth.md section 4)."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Hashable, Mapping
+from urllib.parse import urlsplit
+
+from ..access import Caller, Usable
+from ..errors import TokenRefused, UpstreamError
+from ..oauth import tokens
+from ..oauth.tokens import Credential
+from .hangup import Hangup
+from .memory import account, memory
+from .upstream import Answer, Exchanges
+
+
+class Operation:
+    """Made within an app and a request; a stream may go on with it when the request is over."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        gateway: Usable,
+        target: str | None = None,
+        *,
+        given: Credential | None = None,
+        hangup: Hangup | None = None,
+    ) -> None:
+        """`given`: tokens that are in no row. Raises what tokens.credential raises."""
+        self.gateway = gateway
+        self.memory = memory()
+        self._caller, self._target = caller, target
+        self._credential = given or tokens.credential(caller, gateway, target)
+        self._may_renew = given is None and self._credential.is_renewable
+        self._exchanges = Exchanges(gateway, hangup)
+        # Given tokens may be of any account of this person's, so their session is for this once.
+        self.key: Hashable = account(caller, gateway) if given is None else secrets.token_hex(8)
+
+    def send(
+        self,
+        verb: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        url: str | None = None,
+    ) -> Answer:
+        """Once; once more after a 401, if there is another token. What comes is a 2xx or a 4xx.
+
+        Raises UpstreamError, and ConnectionNeeded when the credential is lost. Not for streams.
+        """
+        answer = self.send_as_it_is(verb, headers, body, url)
+        if answer.status == 401:
+            answer.close()
+            self._renew()
+            answer = self.send_as_it_is(verb, headers, body, url)
+        if 200 <= answer.status < 300:
+            return answer
+        problem = self._problem(answer)
+        if problem is not None:
+            answer.close()
+            raise problem
+        return answer
+
+    def send_as_it_is(
+        self, verb: str, headers: Mapping[str, str], body: bytes | None, url: str | None = None
+    ) -> Answer:
+        """Any status, nothing renewed. Raises UpstreamError. Needs no app."""
+        return self._exchanges.send(verb, {**self._credential.headers, **headers}, body, url)
+
+    def _renew(self) -> None:
+        """Once per operation: a server that refuses a fresh token, too, has other reasons."""
+        if not self._may_renew:
+            raise self._refused()
+        self._may_renew = False
+        after = self._credential.token_gen
+        self._credential = tokens.credential(self._caller, self.gateway, self._target, after=after)
+
+    def _refused(self) -> UpstreamError:
+        if self.gateway.auth_type == "none":
+            return UpstreamError("sign_in_not_set_up")
+        return TokenRefused()
+
+    def _problem(self, answer: Answer) -> UpstreamError | None:
+        status = answer.status
+        if status == 401:
+            return self._refused()
+        if status == 403:
+            wanted = answer.wanted_scope
+            if wanted is None:
+                return UpstreamError("upstream_forbidden")
+            return UpstreamError("insufficient_scope", scope=wanted)
+        if 300 <= status < 400:
+            return UpstreamError("redirected", host=urlsplit(answer.url).hostname or "")
+        return None if 400 <= status < 500 else UpstreamError()
