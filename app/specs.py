@@ -130,8 +130,9 @@ def _check_slug(slug: str) -> str:
 
 def slug_of(name: str) -> str:
     """A slug from a name; "" where nothing of it can be used."""
-    text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", text).strip("-")
+    letters = unicodedata.normalize("NFKD", name.casefold())
+    plain_letters = "".join(one for one in letters if not unicodedata.combining(one))
+    slug = re.sub(r"[^a-z0-9]+", "-", plain_letters).strip("-")
     if slug and (not slug[0].isalpha() or slug in _RESERVED_SLUGS):
         slug = f"mcp-{slug}"
     return slug[:32].rstrip("-")
@@ -187,9 +188,9 @@ def _is_there(secret: SecretStr | None) -> bool:
     return secret is not None and secret.get_secret_value() != ""
 
 
-Text = Annotated[str, AfterValidator(_check_text)]
-Short = Annotated[Text, Field(min_length=1, max_length=512)]
-Id = Annotated[Text, Field(min_length=1, max_length=2048), BeforeValidator(_cut_ends)]
+CLEAN = AfterValidator(_check_text)
+Short = Annotated[str, Field(min_length=1, max_length=512), CLEAN]
+Id = Annotated[str, Field(min_length=1, max_length=2048), CLEAN, BeforeValidator(_cut_ends)]
 Endpoint = Annotated[str, Field(max_length=1024), AfterValidator(_check_url)]
 OAuthEndpoint = Annotated[Endpoint, AfterValidator(_cut_protocol)]
 Slug = Annotated[str, AfterValidator(_check_slug)]
@@ -202,7 +203,7 @@ Secret = Annotated[
     AfterValidator(_check_secret),
 ]
 PrivateKey = Annotated[SecretStr | None, Field(max_length=16_384), AfterValidator(_check_key)]
-Parameter = Annotated[Text, Field(max_length=1024)]
+Parameter = Annotated[str, Field(max_length=1024), CLEAN]
 Extra = Annotated[dict[Short, Parameter], Field(max_length=20), AfterValidator(_check_extra)]
 AuthMethod = Annotated[
     Literal["auto", "basic", "post", "none", "private_key_jwt"], BeforeValidator(_auth_method)
@@ -270,13 +271,13 @@ class OAuthConfigSpec(Spec):
     token_endpoint_auth_method: AuthMethod = "auto"  # noqa: S105  # a name
     client_private_key: PrivateKey = Needed
     client_secret: Secret = Needed
-    redirect_uri: Endpoint | None = None
+    redirect_uri: Short | None = None  # one of ours, which gateways.py knows
     scopes: Scopes = None
     scope_separator: Literal[" ", ","] = " "
     scope_param: Literal["scope", "user_scope"] = "scope"
     offline: Offline | None = None
     audience: Short | None = None
-    resource: Annotated[Text, Field(max_length=1024)] = "auto"
+    resource: Annotated[str, Field(max_length=1024), CLEAN] = "auto"
     assertion_audience: Short = "issuer"
     assertion_alg: Literal["ES256", "RS256", "PS256"] = "ES256"
     client_id_in_body: bool = False
@@ -348,7 +349,7 @@ _ENTER = {
 
 
 class BasicAuth(Spec):
-    username: Annotated[Text, Field(min_length=1, max_length=200)]
+    username: Annotated[str, Field(min_length=1, max_length=200), CLEAN]
     password: Secret = Needed
 
     @field_validator("username")
@@ -369,9 +370,9 @@ class BasicAuth(Spec):
 class GatewaySpec(Spec):
     """A gateway as an admin describes it. `slug` is made from the name when it is not given."""
 
-    name: Annotated[Text, Field(min_length=1, max_length=100)]
+    name: Annotated[str, Field(min_length=1, max_length=100), CLEAN]
     slug: Slug | None = None
-    description: Annotated[Text, Field(max_length=500)] = ""
+    description: Annotated[str, Field(max_length=500), CLEAN] = ""
     url: Endpoint
     transport: Literal["auto", "http", "sse"] = "auto"
     auth_type: Literal["none", "basic", "bearer", "headers", "oauth"] = "none"

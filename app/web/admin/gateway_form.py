@@ -6,7 +6,6 @@ that the form does not draw. GatewaySpec decides; the form has no rules of its o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,46 +16,10 @@ from wtforms import TextAreaField as Area
 
 from ... import specs, strict_json
 from ...errors import Invalid
-from ...specs import SET, GatewaySpec, OAuthConfigSpec
+from ...specs import SET, GatewaySpec
+from . import gateway_fields as fields
 
-AUTH_TYPES = [
-    ("oauth", "OAuth 2.0"),
-    ("bearer", "Bearer token"),
-    ("basic", "User and password"),
-    ("headers", "Custom headers"),
-    ("none", "None"),
-]
-GRANTS = [
-    ("authorization_code", "Each person connects their own account"),
-    ("client_credentials", "The gateway, with one shared account"),
-]
-TRANSPORTS = [
-    ("auto", "Found out by itself"),
-    ("http", "Streamable HTTP"),
-    ("sse", "HTTP with SSE, the old one"),
-]
-METHODS = [
-    ("auto", "Chosen for me"),
-    ("basic", "In a header (client_secret_basic)"),
-    ("post", "In the body (client_secret_post)"),
-    ("none", "No secret (public client)"),
-    ("private_key_jwt", "Signed with a key (private_key_jwt)"),
-]
-PKCE = [
-    ("required", "Required"),
-    ("unadvertised", "Sent, though the provider does not mention it"),
-    ("off", "Off: only if the provider breaks on it"),
-]
 SECRETS = ("password", "bearer_token", "headers", "client_secret")
-RARE = (  # fields of oauth.md 1.1 that few providers need: typed as JSON
-    *("refresh_url", "revocation_url", "revocation_style", "userinfo_url", "account_path"),
-    *("scope_separator", "scope_param", "offline", "assertion_audience", "assertion_alg"),
-    *("client_id_in_body", "token_request_format", "reply", "lifetime"),
-)
-_PLAIN = (  # of oauth_config, drawn as text or a choice
-    *("grant_type", "client_id", "authorization_url", "token_url", "issuer", "audience"),
-    *("resource", "token_endpoint_auth_method", "pkce"),
-)
 _CODE_ONLY = {"authorization_url", "pkce", "own_redirect", "extra_authorize_params", "keep_people"}
 _CODE_ONLY |= {"auto_refresh", "refresh_threshold_seconds"}
 _DRAWN_AT = {"redirect_uri": "own_redirect", "store_tokens": "keep_people", "basic": "username"}
@@ -72,14 +35,20 @@ class GatewayForm(FlaskForm):
     slug = StringField("Slug")
     description = StringField("Description")
     url = StringField("Server URL")
-    transport = SelectField("Transport", choices=TRANSPORTS, validate_choice=False)
+    transport = SelectField(
+        "Transport", choices=fields.choices(fields.TRANSPORTS), validate_choice=False
+    )
     timeout_s = StringField("Timeout, in seconds")
-    auth_type = SelectField("Authentication type", choices=AUTH_TYPES, validate_choice=False)
+    auth_type = SelectField(
+        "Authentication type", choices=fields.choices(fields.AUTH_TYPES), validate_choice=False
+    )
     username = StringField("User name")
     password = PasswordField("Password")
     bearer_token = PasswordField("Bearer token")
     headers = Area("Headers")
-    grant_type = RadioField("Who signs in?", choices=GRANTS, validate_choice=False)
+    grant_type = RadioField(
+        "Who signs in?", choices=fields.choices(fields.GRANTS), validate_choice=False
+    )
     client_id = StringField("Client ID")
     client_secret = PasswordField("Client secret")
     remove_client_secret = BooleanField("Remove the stored secret")
@@ -91,12 +60,12 @@ class GatewayForm(FlaskForm):
     keep_shared = BooleanField("Keep the shared token until it ends")
     refresh_threshold_seconds = StringField("Refresh this many seconds before the end")
     token_endpoint_auth_method = SelectField(
-        "How the secret is sent", choices=METHODS, validate_choice=False
+        "How the secret is sent", choices=fields.choices(fields.METHODS), validate_choice=False
     )
     issuer = StringField("Issuer")
     audience = StringField("Audience")
     resource = StringField("Resource")
-    pkce = SelectField("PKCE", choices=PKCE, validate_choice=False)
+    pkce = SelectField("PKCE", choices=fields.choices(fields.PKCE), validate_choice=False)
     own_redirect = BooleanField("Use a redirect URI for this gateway alone")
     extra_authorize_params = Area("More parameters for the authorization URL")
     extra_token_params = Area("More parameters for the token URL")
@@ -106,8 +75,8 @@ class GatewayForm(FlaskForm):
     def __init__(self, record: Mapping[str, Any], shared: str) -> None:
         """`shared`: the redirect URI that all gateways share."""
         self.record, self.shared, self.notices = record, shared, list[str]()
-        self.shown = _shown(record, shared)
-        super().__init__(data=_OFFERED | self.shown)
+        self.shown = fields.draw(record, shared)
+        super().__init__(data=fields.OFFERED | self.shown)
 
     def spec(self) -> GatewaySpec:
         """What was typed, over what is there. Raises Invalid, with all that is wrong at once."""
@@ -116,7 +85,7 @@ class GatewayForm(FlaskForm):
         try:
             spec = specs.read(GatewaySpec, self._whole(patch), notices=self.notices)
         except Invalid as error:
-            raise Invalid(wrong | error.fields) from None
+            raise Invalid(error.fields | wrong) from None
         if wrong:
             raise Invalid(wrong)
         return spec
@@ -133,13 +102,13 @@ class GatewayForm(FlaskForm):
                 field.errors = [*field.errors, shown]
             for field in retype:
                 field.errors = [*field.errors, "Enter the secret again."]
-            names = [line.partition(":")[0].strip() for line in _lines(self.headers.data)]
+            names = [line.partition(":")[0].strip() for line in fields.lines(self.headers.data)]
             self.headers.data = "\n".join(f"{name}: " for name in names)
 
     @property
     def typed_secrets(self) -> list[str]:
         """The fields that hold a new secret."""
-        values = [line.partition(":")[2].strip() for line in _lines(self.headers.data)]
+        values = [line.partition(":")[2].strip() for line in fields.lines(self.headers.data)]
         texts = {name: self[name].data for name in SECRETS} | {"headers": any(values)}
         return [name for name in SECRETS if texts[name]]
 
@@ -159,12 +128,14 @@ class GatewayForm(FlaskForm):
         while len(parts) > 1 and parts[0] in ("oauth_config", "basic", "token_management"):
             parts = parts[1:]
         name = _DRAWN_AT.get(parts[0], parts[0])
-        if name in RARE or name not in self:
+        if name in fields.RARE or name not in self:
             return self.more, f"{'.'.join(parts)}: {sentence}"
         return self[name], sentence
 
     def _changed(self, name: str) -> bool:
-        return name not in self.shown or _unify(self[name].data) != _unify(self.shown[name])
+        return name not in self.shown or fields.unify(self[name].data) != fields.unify(
+            self.shown[name]
+        )
 
     def _patch(self, wrong: dict[str, str]) -> Patch:
         """What differs from the record, in the blocks of the chosen authentication type."""
@@ -183,10 +154,12 @@ class GatewayForm(FlaskForm):
 
     def _texts(self, names: tuple[str, ...]) -> Patch:
         """Blank is None, which is the default, or missed where it is required."""
-        return {name: _unify(self[name].data) or None for name in names if self._changed(name)}
+        return {
+            name: fields.unify(self[name].data) or None for name in names if self._changed(name)
+        }
 
     def _headers(self, wrong: dict[str, str]) -> Patch:
-        given = _pairs(self.headers.data, ":", "headers", wrong)
+        given = fields.pairs(self.headers.data, ":", "headers", wrong)
         old = self.record.get("headers", {})
         values = {name: value or (SET if name in old else "") for name, value in given.items()}
         return dict.fromkeys(old) | values
@@ -194,7 +167,7 @@ class GatewayForm(FlaskForm):
     def _oauth(self, wrong: dict[str, str]) -> Patch:
         is_code = self.grant_type.data == "authorization_code"
         skipped = set() if is_code else _CODE_ONLY
-        patch = self._texts(tuple(name for name in _PLAIN if name not in skipped))
+        patch = self._texts(tuple(name for name in fields.PLAIN if name not in skipped))
         patch["client_secret"] = None if self._removes_secret() else self.client_secret.data or ""
         if self._changed("scopes"):
             patch["scopes"] = self.scopes.data or None
@@ -203,7 +176,7 @@ class GatewayForm(FlaskForm):
             patch["redirect_uri"] = f"{self.shared}/{slug}" if self.own_redirect.data else None
         for name in {"extra_authorize_params", "extra_token_params"} - skipped:
             if self._changed(name):
-                given = _pairs(self[name].data, "=", f"oauth_config.{name}", wrong)
+                given = fields.pairs(self[name].data, "=", f"oauth_config.{name}", wrong)
                 patch[name] = dict.fromkeys(self._stored(name, {})) | given
         if self._changed("more"):
             patch |= self._more(wrong)
@@ -223,11 +196,14 @@ class GatewayForm(FlaskForm):
         except strict_json.BadJSON as error:
             wrong["more"] = str(error)
             return {}
-        if not isinstance(given, dict) or not set(given) <= {*RARE}:
-            names = ", ".join(RARE)
+        if not isinstance(given, dict) or not set(given) <= {*fields.RARE}:
+            names = ", ".join(fields.RARE)
             wrong["more"] = f"Write an object with some of these names: {names}."
             return {}
-        return {name: _replacing(self._stored(name, None), given.get(name)) for name in RARE}
+        return {
+            name: fields.replacing(self._stored(name, None), given.get(name))
+            for name in fields.RARE
+        }
 
     def _management(self, is_code: bool) -> Patch:
         """Three ticks, one switch: what needs storage goes with it."""
@@ -242,88 +218,3 @@ class GatewayForm(FlaskForm):
         if is_code:
             patch |= self._texts(("refresh_threshold_seconds",))
         return patch
-
-
-_OFFERED: dict[str, str | bool] = {  # to a new gateway, and to one that changes its type
-    "transport": "auto",
-    "auth_type": "oauth",
-    "grant_type": "authorization_code",
-    "keep_people": True,
-    "auto_refresh": True,
-    "keep_shared": False,
-    "token_endpoint_auth_method": "auto",
-    "pkce": "required",
-}
-
-
-def _shown(record: Mapping[str, Any], shared: str) -> dict[str, str | bool]:
-    """How the form draws what is there. A field that is not in it has nothing stored."""
-    if not record:
-        return {}
-    names = ("name", "slug", "description", "url", "transport", "timeout_s", "auth_type")
-    shown: dict[str, str | bool] = {name: _text(record[name]) for name in names}
-    if "basic" in record:
-        shown["username"] = record["basic"]["username"]
-    if "headers" in record:
-        shown["headers"] = "\n".join(f"{name}:" for name in record["headers"])
-    return shown | (
-        _shown_oauth(record["oauth_config"], shared) if "oauth_config" in record else {}
-    )
-
-
-def _shown_oauth(config: Mapping[str, Any], shared: str) -> dict[str, str | bool]:
-    shown: dict[str, str | bool] = {name: _text(config.get(name)) for name in _PLAIN}
-    management, default = config["token_management"], _DEFAULTS
-    is_code = config["grant_type"] == "authorization_code"
-    keeps = "keep_people" if is_code else "keep_shared"
-    rare = {name: config[name] for name in RARE if config[name] != default[name]}
-    shown |= {
-        "scopes": " ".join(config["scopes"] or ()),
-        "own_redirect": config["redirect_uri"] != shared,
-        keeps: management["store_tokens"],
-        "refresh_threshold_seconds": _text(management["refresh_threshold_seconds"]),
-        "more": json.dumps(rare, indent=2, ensure_ascii=False) if rare else "",
-    }
-    if is_code:
-        shown["auto_refresh"] = management["auto_refresh"]
-    for name in ("extra_authorize_params", "extra_token_params"):
-        shown[name] = "\n".join(f"{key}={value}" for key, value in config[name].items())
-    return shown
-
-
-_DEFAULTS = OAuthConfigSpec(grant_type="authorization_code").settings()
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "" if value is None else str(value)
-
-
-def _unify(value: Any) -> Any:
-    """Browsers send CRLF, and people leave spaces."""
-    return "\n".join(_lines(value)) if isinstance(value, str) else value
-
-
-def _lines(text: str | None) -> list[str]:
-    return [line.strip() for line in (text or "").splitlines() if line.strip()]
-
-
-def _pairs(text: str | None, sign: str, path: str, wrong: dict[str, str]) -> dict[str, str]:
-    """A name and a value per line. What cannot be read is said in `wrong`."""
-    pairs: dict[str, str] = {}
-    for line in _lines(text):
-        name, found, value = (part.strip() for part in line.partition(sign))
-        if not found or not name:
-            wrong[path] = f"Write one in each line: name{sign} value."
-        elif name in pairs:
-            wrong[path] = f"{name} stands twice."
-        pairs[name] = value
-    return pairs
-
-
-def _replacing(old: Any, new: Any) -> Any:
-    """A patch that leaves only `new`: members of an object that it does not name go."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return {name: _replacing(old.get(name), new.get(name)) for name in {*old, *new}}
-    return new

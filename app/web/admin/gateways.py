@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf import FlaskForm
 
@@ -18,7 +18,8 @@ from ...overview import Row
 from ...specs import GatewaySpec
 from ..auth import actor, admin_only, is_confirmed, person
 from ..words import many
-from .gateway_form import AUTH_TYPES, GatewayForm
+from .gateway_fields import AUTH_TYPES, TRANSPORTS
+from .gateway_form import GatewayForm
 
 bp = Blueprint("admin_gateways", __name__, url_prefix="/admin/gateways")
 T = TypeVar("T")
@@ -120,7 +121,8 @@ def show(slug: str) -> ResponseReturnValue:
         "admin/gateways/show.html",
         gateway=gateway,
         record=gateways.record(gateway),
-        auth_type=dict(AUTH_TYPES)[gateway.auth_type],
+        auth_type=AUTH_TYPES[gateway.auth_type],
+        transport=TRANSPORTS[gateway.transport],
         one=_drawn(row),
         row=row,
         failure=failure,
@@ -132,14 +134,13 @@ def show(slug: str) -> ResponseReturnValue:
 def people(slug: str) -> ResponseReturnValue:
     gateway = gateways.find(slug)
     page = Page(overview.people(gateway), request.args.get("page"))
-    mcp_url = gateways.mcp_url(slug)
     return render_template(
         "admin/gateways/people.html",
         gateway=gateway,
         row=overview.row(person(), gateway),
         page=page,
         states=STATES,
-        link=mcp_url.replace("/mcp/", "/connections/"),
+        invite=f"{current_app.config['PUBLIC_URL']}/connections/{slug}",
     )
 
 

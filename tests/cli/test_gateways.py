@@ -1,0 +1,82 @@
+"""flask gateways …"""
+
+import json
+
+import pytest
+
+from app.models import AuditEvent, ClientRegistration, Gateway
+from tests.conftest import rows
+from tests.web.registry import CANARY, CODE, KINDS, NONE, add
+
+
+@pytest.fixture
+def run(app):
+    def run(*args, stdin=None):
+        return app.test_cli_runner().invoke(args=["gateways", *args], input=stdin)
+
+    return run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_record_from_stdin_is_added_and_shown_without_its_secret(app, run, kind):
+    added = run("add", "-", stdin=json.dumps(KINDS[kind]))
+    assert added.exit_code == 0, added.output
+    slug = rows(app, Gateway)[0].slug
+    assert f"https://gw.test/mcp/{slug}" in added.output
+    shown = run("show", slug)
+    assert json.loads(shown.output)["name"] == KINDS[kind]["name"]
+    assert CANARY not in added.output + shown.output
+    assert rows(app, AuditEvent)[0].actor_label == "command line"
+
+
+def test_faults_are_named_by_field_and_nothing_is_added(app, run, tmp_path):
+    record = {**CODE, "url": "ftp://x", "oauth_config": {**CODE["oauth_config"], "x": 1}}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    ran = run("add", str(tmp_path / "record.json"))
+    assert ran.exit_code == 1
+    assert "url: Start with https://" in ran.output
+    assert "oauth_config.x: There is no such field." in ran.output
+    assert CANARY not in ran.output and "Traceback" not in ran.output
+    assert not rows(app, Gateway)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "a", "name": "b"}'])
+def test_a_file_that_is_no_record_is_said_so(app, run, text):
+    ran = run("add", "-", stdin=text)
+    assert ran.exit_code == 1 and ran.output.startswith("Error: ")
+    assert not rows(app, Gateway)
+
+
+@pytest.mark.parametrize("args", [("add",), ("add", "/nowhere/record.json"), ("show",), ("what",)])
+def test_wrong_usage_is_exit_status_2(run, args):
+    assert run(*args).exit_code == 2
+
+
+def test_what_was_changed_on_the_way_in_is_told(run):
+    url = "https://as.test/token?scope=x"
+    record = {**CODE, "oauth_config": {**CODE["oauth_config"], "token_url": url}}
+    ran = run("add", "-", stdin=json.dumps(record))
+    assert "Cut from the token URL, as the gateway sets it: scope." in ran.stderr
+
+
+def test_the_list_has_a_line_for_each(app, run):
+    add(app, NONE)
+    add(app, CODE)
+    assert run("list").output.splitlines() == [
+        "github-mcp\ton\toauth\thttps://github-mcp.example.com/sse",
+        "open\ton\tnone\thttps://open.example.com/mcp",
+    ]
+
+
+def test_a_deletion_asks_unless_told_yes(app, run):
+    slug = add(app, CODE)
+    assert run("delete", slug, stdin="n\n").exit_code == 1
+    assert len(rows(app, Gateway)) == 1
+    assert run("delete", slug, "--yes").exit_code == 0
+    assert not rows(app, Gateway) + rows(app, ClientRegistration)
+
+
+@pytest.mark.parametrize("command", [("show", "nothing"), ("delete", "nothing", "--yes")])
+def test_an_unknown_gateway_is_said_so(run, command):
+    ran = run(*command)
+    assert ran.exit_code == 1 and "There is no gateway called nothing" in ran.output
