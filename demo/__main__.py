@@ -143,7 +143,10 @@ def prepare(instance: Instance, gateways: list[dict[str, object]]) -> str:
         file = instance.keep(f"{gateway['slug']}.json", json.dumps(gateway, indent=2))
         instance.flask("gateways", "add", file)
     token = instance.flask("tokens", "create", ADMIN, "--name", "demo").split()[-1]
-    Person(instance.url).login(ADMIN, password).connect("notes", user="ana", password=PASSWORD)
+    admin = Person(instance.url).login(ADMIN, password)
+    end = admin.connect("notes", user="ana", password=PASSWORD)
+    if end.status_code != 200:
+        raise Stuck(f"{end.url} answered {end.status_code}: {end.text[:2000]}")
     return READY.format(
         url=instance.url,
         admin=ADMIN,

@@ -39,6 +39,6 @@ class Person(Visitor):
     def connect(
         self, slug: str, *, user: str, password: str, allow: bool = True
     ) -> requests.Response:
-        """All of it; gives the page where it ends."""
+        """All of it; gives the page where it ends, whatever that says."""
         page = self.press_connect(slug)
         return self.get(self.answer_provider(page, user=user, password=password, allow=allow))

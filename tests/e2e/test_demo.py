@@ -26,7 +26,7 @@ def run_line(line: str) -> str:
 def test_the_printed_curl_lines_name_the_person_and_the_service_account(tmp_path):
     for _ in range(2):  # the second time on the folder that the first one left
         with run_demo(tmp_path) as demo:
-            demo.wait_for("Ctrl-C ends everything", wait=60)
+            demo.wait_for("Ctrl-C ends everything", wait=120)
             person, robot = re.findall(r"^\s*(curl .+)$", demo.log(), re.M)
             assert "You are Ana Example" in run_line(person)
             assert "You are Notes robot" in run_line(robot)
