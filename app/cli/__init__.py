@@ -2,6 +2,7 @@
 
 from flask import Flask
 
+from .gateways import gateways
 from .tokens import tokens
 from .users import users
 
@@ -9,4 +10,5 @@ from .users import users
 def register(app: Flask) -> None:
     """Add every command group to `flask`."""
     app.cli.add_command(users)
+    app.cli.add_command(gateways)
     app.cli.add_command(tokens)
