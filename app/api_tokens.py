@@ -119,7 +119,7 @@ def find(token_id: str, *, user_id: str | None = None) -> ApiToken:
     """A token not revoked, of this person. Raises NotFound, for a foreign one too."""
     token = db.session.get(ApiToken, token_id)
     if token is None or token.revoked_at or user_id not in (None, token.user_id):
-        raise NotFound
+        raise NotFound("token_not_found")
     return token
 
 

@@ -32,7 +32,7 @@ def check_new(password: str, *, email: str) -> None:
         raise Invalid({"password": f"Use at least {LEAST} characters."})
     if len(password) > MOST:
         raise Invalid({"password": f"Use at most {MOST:,} characters."})
-    if is_common(password, also=re.split(r"[@.]", email.lower())):
+    if is_common(password, also=re.split(r"[^a-z0-9]+", email.lower())):
         raise Invalid({"password": "This is easy to guess. Use another, such as four words."})
 
 
@@ -116,7 +116,7 @@ def is_common(password: str, *, also: Iterable[str] = ()) -> bool:
     if re.fullmatch(r"(.{1,6})\1+.{0,3}|[0-9]{1,15}", small, re.S):
         return True
     words = _words().union(word for word in also if len(word) > 2)
-    return any(_is_made_of(words, text) for text in {small, small.translate(_LEET)})
+    return _is_made_of(words, small)
 
 
 def _is_made_of(words: frozenset[str], text: str) -> bool:
@@ -136,6 +136,8 @@ def _is_made_of(words: frozenset[str], text: str) -> bool:
 
 def _cost(part: str, words: frozenset[str]) -> tuple[int, int] | None:
     """How many common parts, and characters of filler, this is; None: it is neither."""
-    if part in words or (len(part) > 2 and (part in _WALKS or len(set(part)) == 1)):
+    if len(part) == 1 and not part.isalpha():
+        return 0, 1
+    if part in words or part.translate(_LEET) in words:
         return 1, 0
-    return (0, 1) if len(part) == 1 and not part.isalpha() else None
+    return (1, 0) if len(part) > 2 and (part in _WALKS or len(set(part)) == 1) else None

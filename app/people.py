@@ -77,7 +77,7 @@ def named(email: str) -> User:
     """By email. Raises NotFound."""
     user = db.session.scalar(sa.select(User).where(User.email == folded(email)))
     if user is None:
-        raise NotFound
+        raise NotFound("user_not_found", email=folded(email))
     return user
 
 
