@@ -14,6 +14,7 @@ from .models.oauth import LIVING
 
 Status = Literal["failing", "needs_sign_in", "ready", "off"]
 STATUSES: tuple[Status, ...] = ("failing", "needs_sign_in", "ready", "off")  # who needs someone
+NOTED_EVERY_MS = 60_000  # a good call is noted at most so often: it may be as much later
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Row:
         """Worked out, not stored (ui.md section 7)."""
         if not self.is_enabled:
             return "off"
-        if self.state == "failing" or (self.failed_ms or 0) > (self.worked_ms or 0):
+        worked_until = (self.worked_ms or 0) + NOTED_EVERY_MS
+        if self.state == "failing" or (self.failed_ms or 0) > worked_until:
             return "failing"
         if self.is_personal and self.stores and self.state not in LIVING:
             return "needs_sign_in"

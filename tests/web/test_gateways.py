@@ -499,7 +499,7 @@ def test_the_list_starts_with_what_needs_someone(app, admin):
         add(app, KINDS[name])
     with app.app_context():
         wiki = gateways.find("wiki")
-        wiki.failed_ms, wiki.worked_ms, wiki.failed_code = 2, 1, "upstream_timeout"
+        wiki.failed_ms, wiki.worked_ms, wiki.failed_code = 90_000, 1, "upstream_timeout"
         db.session.commit()
     page = admin.get("/admin/gateways")
     assert names(page) == ["Wiki", "Keeping", "Billing", "GitHub MCP", "Open", "Slack"]
@@ -558,7 +558,7 @@ def test_the_overview_says_why_calls_fail(app, admin):
     add(app, NONE)
     with app.app_context():
         gateway = gateways.find("open")
-        gateway.failed_ms, gateway.failed_code = 2, "dns_failed"
+        gateway.failed_ms, gateway.failed_code = 90_000, "dns_failed"
         db.session.commit()
     page = admin.get("/admin/gateways/open").text
     assert "There is no server called open.example.com" in page

@@ -12,7 +12,7 @@ from flask_wtf import FlaskForm
 
 from ... import aftermath, gateways, overview
 from ...db import db
-from ...errors import Invalid, texts
+from ...errors import AppError, Invalid, texts
 from ...models import Gateway
 from ...overview import Row
 from ...specs import GatewaySpec
@@ -116,7 +116,6 @@ def edit(slug: str) -> ResponseReturnValue:
 def show(slug: str) -> ResponseReturnValue:
     gateway = gateways.find(slug)
     row = overview.row(person(), gateway)
-    failure = texts().get(row.failed_code or "") if row.status == "failing" else None
     return render_template(
         "admin/gateways/show.html",
         gateway=gateway,
@@ -125,7 +124,7 @@ def show(slug: str) -> ResponseReturnValue:
         transport=TRANSPORTS[gateway.transport],
         one=_drawn(row),
         row=row,
-        failure=failure,
+        failure=_failure(row) if row.status == "failing" else None,
     )
 
 
@@ -169,6 +168,13 @@ def delete(slug: str) -> ResponseReturnValue:
         return redirect(url_for(".index"), 303)
     going = aftermath.goes(gateway)
     return render_template("admin/gateways/delete.html", gateway=gateway, form=form, goes=going)
+
+
+def _failure(row: Row) -> AppError | None:
+    if row.failed_code not in texts():
+        return None
+    host, link = urlsplit(row.url).hostname or "", url_for("connections.show", slug=row.slug)
+    return AppError(row.failed_code, host=host, name=row.name, gateway=row.slug, link=link)
 
 
 def _switch(slug: str, *, on: bool) -> ResponseReturnValue:
