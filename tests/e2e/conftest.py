@@ -112,19 +112,33 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser) -> Iterator[Page]:
-    """A tab of a person's own. A script error or a breach of the CSP fails the test."""
-    complaints = []
+def tab(browser) -> Iterator[Callable[..., Page]]:
+    """tab(java_script_enabled=False, …): a tab of a person's own, with a browser's options.
+
+    A script error or a breach of the CSP fails the test.
+    """
+    complaints: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:
         if message.type == "error" and "status of" not in message.text:  # a 4xx is no error of ours
             complaints.append(f"{message.text} ({message.location.get('url')})")
 
-    context = browser.new_context()
-    tab = context.new_page()
-    tab.set_default_timeout(15_000)
-    tab.on("console", listen)
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    yield tab
-    context.close()
+    with contextlib.ExitStack() as opened:
+
+        def open_one(**options: Any) -> Page:
+            context = browser.new_context(**options)
+            opened.callback(context.close)
+            page = context.new_page()
+            page.set_default_timeout(15_000)
+            page.on("console", listen)
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            return page
+
+        yield open_one
     assert not complaints
+
+
+@pytest.fixture
+def page(tab) -> Page:
+    """An ordinary one."""
+    return tab()

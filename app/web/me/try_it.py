@@ -1,0 +1,145 @@
+"""/tools/<slug>/<name>: a form to call a tool with, and what it answered.
+
+Where a call needs a sign-in it is parked, the browser goes by the provider, and the result stands
+here afterwards (oauth.md 3.6).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import Blueprint, current_app, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from ... import access
+from ...access import Caller, Usable
+from ...db import db
+from ...errors import AppError, ConnectionNeeded, NotFound, UpstreamError
+from ...mcp import catalog, relay
+from ...mcp.catalog import Tool
+from ...mcp.relay import ToolResult
+from ...oauth import flow, parked
+from ..auth import actor, person
+from ..oauth import stop_over
+from .arguments import arguments
+from .offered import Offered, as_curl, offered
+from .standing import Shown, shown
+from .tool_form import ToolForm, form_for
+from .waited import Said, Waited, parked_call
+
+bp = Blueprint("try_it", __name__, url_prefix="/tools")
+
+LIST_S = 5.0
+LIST = b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}'
+
+
+@dataclass(slots=True)
+class Page:
+    """What the page of a tool shows."""
+
+    one: Shown
+    tool: Offered
+    form: ToolForm
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    result: ToolResult | None = None
+    error: AppError | None = None
+    said: Said | None = None
+
+    def answer(self, status: int = 200) -> ResponseReturnValue:
+        raw = json.dumps(self.result.raw, indent=2, ensure_ascii=False) if self.result else ""
+        url = f"{current_app.config['PUBLIC_URL']}/mcp/{self.one.slug}"
+        page = render_template(
+            "tool.html",
+            one=self.one,
+            tool=self.tool,
+            form=self.form,
+            signs_in=self.one.signs_in_first,
+            result=self.result,
+            error=self.error,
+            said=self.said,
+            raw=raw,
+            curl=as_curl(url, self.tool.name, self.sent),
+        )
+        return page, status
+
+
+@bp.route("/<slug>/<path:name>", methods=["GET", "POST"])
+def tool(slug: str, name: str) -> ResponseReturnValue:
+    caller = person()
+    one = shown(access.standing(caller, slug))
+    gateway = access.usable(caller, slug)
+    found = offered(_find(caller, one, gateway, name))
+    call_id = request.args.get("call", "")
+    waited = parked_call(caller, one, call_id) if call_id else Waited()
+    if waited.tool not in ("", name):
+        raise NotFound
+    form = form_for(arguments(found.schema), waited.sent, deletes=found.effect.can_delete)
+    page = Page(one, found, form)
+    if form.validate_on_submit():
+        page.sent = form.arguments()
+        return _run(caller, gateway, page)
+    if form.errors:
+        return page.answer(422)
+    page.sent, page.result = waited.sent, waited.result
+    page.error, page.said = waited.error, waited.said
+    return page.answer()
+
+
+@bp.post("/<slug>")
+def list_tools(slug: str) -> ResponseReturnValue:
+    """For a gateway that keeps no tokens: sign in, list once, forget."""
+    caller = person()
+    gateway = access.usable(caller, slug)
+    back = url_for("tools.index", gateway=slug)
+    return _sign_in_and_run(caller, gateway, LIST, back)
+
+
+def _run(caller: Caller, gateway: Usable, page: Page) -> ResponseReturnValue:
+    name = page.tool.name
+    try:
+        if not page.one.signs_in_first:
+            page.result = relay.call_tool(caller, gateway, name, dict(page.sent))
+            return page.answer()
+    except ConnectionNeeded:
+        if not page.one.is_personal:
+            raise
+    except UpstreamError as error:
+        page.error = error
+        return page.answer(error.status)
+    call = relay.tool_request(name, dict(page.sent))
+    return _sign_in_and_run(caller, gateway, call, url_for(".tool", slug=page.one.slug, name=name))
+
+
+def _sign_in_and_run(
+    caller: Caller, gateway: Usable, call: bytes, back: str
+) -> ResponseReturnValue:
+    digest = secrets.token_hex(32)  # not of the call: each press of the button runs it
+    waits = parked.park(caller, gateway, digest=digest, request=call)
+    mark = "&" if "?" in back else "?"
+    begun = flow.begin(
+        caller,
+        gateway,
+        purpose="call",
+        parked_call=waits.id,
+        return_to=f"{back}{mark}call={waits.id}",
+        by=actor(),
+    )
+    db.session.commit()
+    return stop_over(begun)
+
+
+def _find(caller: Caller, one: Shown, gateway: Usable, name: str) -> Tool:
+    """As it was listed last, else as it is listed now. Raises NotFound, ConnectionNeeded."""
+    for tool in catalog.known(gateway.id, gateway.owner_key):
+        if tool.name == name:
+            return tool
+    if one.signs_in_first:
+        raise ConnectionNeeded(gateway=one.slug, name=one.name, state="pending")
+    for tool in relay.list_tools(caller, gateway, timeout_s=LIST_S):
+        if tool.name == name:
+            return tool
+    raise NotFound

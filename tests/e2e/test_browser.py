@@ -1,0 +1,326 @@
+"""The product in Chromium, beside a real provider and a real MCP server.
+
+SCREENSHOTS=DIR keeps a picture of every page, wide and narrow, light and dark.
+"""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.gateway import PASSWORD, Gateway
+
+PICTURES = os.environ.get("SCREENSHOTS")
+SIZES = ((1280, 800), (360, 740))
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+EMAIL = "ana@example.com"
+
+
+@pytest.fixture
+def axe(rig_home) -> str:
+    return (rig_home / "node" / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+@pytest.fixture
+def world(oidc, mcp):
+    """A provider, and an MCP server that takes its tokens."""
+    provider = oidc(refresh="always")
+    server = mcp(issuer=provider.url)
+    provider.debug("config", {"resources": [server.url]})
+    return provider, server
+
+
+class Walk:
+    """Somebody who uses one gateway with a browser."""
+
+    def __init__(self, page: Page, gateway: Gateway, provider, server) -> None:
+        self.page, self.gateway = page, gateway
+        self.provider, self.server = provider, server
+        provider.debug("config", {"redirects": [f"{gateway.url}/oauth/callback"]})
+
+    def go(self, path: str) -> None:
+        self.page.goto(self.gateway.url + path)
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name, exact=False).first.click()
+
+    def set_up(self) -> None:
+        self.go("/")
+        code = self.gateway.program.wait_for(r"Setup code: (\S+)")[1]
+        self.page.get_by_label("Setup code").fill(code)
+        self.page.get_by_label("Your email").fill(EMAIL)
+        self.page.get_by_label("Password").fill(PASSWORD)
+        self.press("Create admin account")
+        expect(self.page.get_by_role("heading", name="Gateways", exact=True)).to_be_visible()
+
+    def add_gateway(self, name: str, *, keep: bool = True) -> None:
+        """By hand, with the fields that a person fills in."""
+        self.go("/admin/gateways/new")
+        fill = {
+            "Name": name,
+            "Server URL": self.server.url,
+            "Client ID": "gateway",
+            "Client secret": "gateway-secret",
+            "Scopes": "mcp:tools",
+            "Authorization URL": f"{self.provider.url}/auth",
+            "Token URL": f"{self.provider.url}/token",
+        }
+        for label, text in fill.items():
+            self.page.get_by_label(re.compile(rf"^{label}( optional)?$")).fill(text)
+        self.page.get_by_label("Keep people connected").set_checked(keep)
+        if not keep and self.page.get_by_label("Refresh tokens before").is_visible():
+            self.page.get_by_label("Refresh tokens before").set_checked(False)
+        self.press("Save")
+        expect(self.page.get_by_role("heading", name=name)).to_be_visible()
+
+    def consent(self, *, allow: bool = True) -> None:
+        """From the stop-over page, which goes on by itself, through the provider, and back."""
+        self.page.wait_for_url(f"{self.provider.base}/**")
+        if self.page.locator("[name=password]").count():
+            self.page.get_by_label("User").fill("alice")
+            self.page.get_by_label("Password").fill("alice-pw")
+            self.press("Sign in")
+        self.press("Allow" if allow else "Deny")
+        self.page.wait_for_url(f"{self.gateway.url}/**")
+
+
+@pytest.fixture
+def walk(tab, gateway_server, world):
+    def start(**options) -> Walk:
+        return Walk(tab(**options), gateway_server(), *world)
+
+    return start
+
+
+def keep_picture(page: Page, name: str) -> None:
+    if PICTURES:
+        page.screenshot(path=Path(PICTURES, f"{name}.png"), full_page=True)
+
+
+def assert_fits(page: Page, width: int) -> None:
+    """Q7: nothing is wider than the screen, and what is pressed is large enough."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, page.url
+    if width < 400:
+        small = page.evaluate(
+            "[...document.querySelectorAll('.btn, .nav a')]"
+            ".filter(x => x.offsetHeight && x.offsetHeight < 44).map(x => x.outerHTML)"
+        )
+        assert not small, page.url
+
+
+def assert_clean(page: Page, axe: str) -> None:
+    """Q1, by evaluation: a script tag would be stopped by the CSP."""
+    page.evaluate(axe)
+    found = page.evaluate("rules => axe.run(document, {runOnly: rules})", RULES)["violations"]
+    told = [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found]
+    assert not told, page.url
+
+
+def look(page: Page, axe: str, name: str) -> None:
+    """Every page, wide and narrow, light and dark."""
+    for width, height in SIZES:
+        for scheme in ("light", "dark"):
+            page.set_viewport_size({"width": width, "height": height})
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # no half-way colours
+            assert_fits(page, width)
+            assert_clean(page, axe)
+            keep_picture(page, f"{name}-{width}-{scheme}")
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.emulate_media(color_scheme="light")
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["with script", "without script"])
+def test_from_set_up_to_the_first_call_and_out_again(walk, script):
+    """Done means, 3: set-up → add gateway → connect → consent → try a tool → disconnect."""
+    me = walk(java_script_enabled=script)
+    page = me.page
+    me.set_up()
+    me.add_gateway("Rig")
+
+    me.go("/connections")
+    expect(page.locator("li", has_text="Rig")).to_contain_text("Not connected")
+    me.press("Connect")
+    me.consent()
+    expect(page.get_by_role("status").first).to_contain_text("Rig is connected")
+    expect(page.get_by_role("status").first).to_contain_text("tools are ready")
+    assert urlsplit(page.url).path == "/connections/rig" and "code=" not in page.url
+    expect(page.get_by_role("heading", name="You are connected")).to_be_visible()
+
+    page.get_by_role("status").first.get_by_role("link", name="Try a tool").click()
+    page.get_by_role("link", name="echo", exact=True).click()
+    me.press("Run as")
+    expect(page.get_by_role("alert")).to_contain_text("text is required.")
+    page.get_by_label("text").fill("hello <b>there</b>")
+    me.press("Run as")
+    expect(page.get_by_text("The tool answered")).to_be_visible()
+    assert page.locator("#answer").inner_text() == "hello <b>there</b>"
+
+    me.go("/tools/rig/whoami")
+    me.press("Run as")
+    assert '"alice"' in page.locator("#answer").inner_text()
+
+    me.go("/connections/rig")
+    me.press("Disconnect")
+    expect(page.get_by_role("status").first).to_contain_text("Rig is disconnected")
+    expect(page.get_by_text("Disconnected", exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["with script", "without script"])
+def test_a_call_without_stored_tokens_goes_by_the_provider_and_comes_back_with_its_result(
+    walk, script
+):
+    """The sequence of the specification, as one unbroken path of the browser (README promise 8)."""
+    me = walk(java_script_enabled=script)
+    page = me.page
+    me.set_up()
+    me.add_gateway("Rig", keep=False)
+
+    me.go("/connections")
+    page.locator("li", has_text="Asks on each call").get_by_role("link", name="Try a tool").click()
+    me.press("Sign in and list its tools")
+    me.consent()
+    page.get_by_role("link", name="echo", exact=True).click()
+    page.get_by_label("text").fill("once")
+    me.press("Sign in and run")  # the provider knows her by now, and asks nothing
+    page.wait_for_url(re.compile(r"/tools/rig/echo\?call="))
+    expect(page.get_by_role("status").first).to_contain_text("the token is gone")
+    assert page.locator("#answer").inner_text() == "once"
+    assert me.server.debug("stats")["calls"] == {"echo": 1}
+
+    page.reload()
+    assert page.locator("#answer").inner_text() == "once"
+    assert me.server.debug("stats")["calls"] == {"echo": 1}
+
+
+def test_who_says_no_is_told_so_and_can_try_again(walk):
+    me = walk()
+    page = me.page
+    me.set_up()
+    me.add_gateway("Rig")
+    me.go("/connections/rig")
+    me.press("Connect")
+    me.consent(allow=False)
+    expect(page.get_by_role("alert")).to_contain_text("You said no")
+    expect(page.get_by_role("alert")).to_contain_text("the user said no")
+    assert "state=" not in page.url
+    me.press("Try again")
+    me.consent()
+    expect(page.get_by_role("status").first).to_contain_text("Rig is connected")
+
+
+def test_q1_q7_q10_every_page_is_clean_wide_and_narrow_light_and_dark(walk, axe):
+    me = walk()
+    page = me.page
+    me.go("/setup")
+    look(page, axe, "setup")
+    me.press("Create admin account")
+    look(page, axe, "setup-errors")
+    me.set_up()
+    for name, path in {
+        "gateways-none": "/admin/gateways",
+        "connections-none": "/connections",
+        "tools-none": "/tools",
+        "tokens-none": "/tokens",
+        "gateway-new": "/admin/gateways/new",
+    }.items():
+        me.go(path)
+        look(page, axe, name)
+    me.press("Save")
+    look(page, axe, "gateway-new-errors")
+    me.add_gateway("Rig")
+    look(page, axe, "gateway")
+    me.go("/connections")
+    look(page, axe, "connections-not-connected")
+    me.go("/connections/rig")
+    look(page, axe, "connection-not-connected")
+    me.press("Connect")
+    me.consent(allow=False)
+    look(page, axe, "connection-refused")
+    me.press("Try again")
+    me.consent()
+    look(page, axe, "connection-welcome")
+    for name, path in {
+        "gateways": "/admin/gateways",
+        "gateway-edit": "/admin/gateways/rig/edit",
+        "gateway-people": "/admin/gateways/rig/people",
+        "gateway-delete": "/admin/gateways/rig/delete",
+        "connections": "/connections",
+        "connection": "/connections/rig",
+        "tools": "/tools",
+        "tools-of-one": "/tools?gateway=rig",
+        "tools-no-match": "/tools?q=nothing",
+        "tool": "/tools/rig/echo",
+        "users": "/admin/users",
+        "user-new": "/admin/users/new",
+        "account": "/me",
+        "token-new": "/tokens/new",
+        "help": "/help",
+        "help-error": "/help/errors/client_rejected",
+        "not-found": "/nope",
+        "no-such-gateway": "/connections/jra",
+    }.items():
+        me.go(path)
+        look(page, axe, name)
+    me.go("/tools/rig/slow")
+    me.press("Run as")
+    look(page, axe, "tool-ran")
+    me.go("/tools/rig/echo")
+    me.press("Run as")
+    look(page, axe, "tool-errors")
+    me.go("/tools/rig/secret_scope")
+    me.press("Run as")
+    look(page, axe, "tool-refused")
+    me.go("/tokens/new")
+    page.get_by_label("Name").fill("Laptop")
+    me.press("Make token")
+    look(page, axe, "token-once")
+    me.go("/tokens")
+    look(page, axe, "tokens")
+    me.server.stop()
+    me.go("/tools?gateway=rig")
+    look(page, axe, "tools-server-down")
+    me.go("/tools/rig/echo")
+    page.get_by_label("text").fill("x")
+    me.press("Run as")
+    look(page, axe, "tool-server-down")
+    page.context.clear_cookies()
+    me.go("/login")
+    look(page, axe, "login")
+    me.go("/help")
+    look(page, axe, "help-signed-out")
+    me.go("/oauth/callback?state=x&code=y")
+    look(page, axe, "callback-unknown")
+
+
+def test_q8_the_menu_opens_by_keyboard_and_the_skip_link_comes_first(walk):
+    me = walk(viewport={"width": 360, "height": 740})
+    page = me.page
+    me.set_up()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.get_by_role("button", name="Menu").press("Enter")
+    link = page.get_by_role("link", name="My connections")
+    expect(link).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(link).to_be_hidden()
+
+
+def test_q9_a_failed_form_takes_the_focus_to_its_problems_and_keeps_what_was_typed(walk):
+    me = walk()
+    page = me.page
+    me.set_up()
+    me.go("/admin/gateways/new")
+    page.get_by_label("Server URL").fill("ftp://nowhere")
+    me.press("Save")
+    assert page.title().startswith("Error: ")
+    assert page.evaluate("document.activeElement.className") == "sum"
+    field = page.get_by_label("Server URL")
+    assert field.input_value() == "ftp://nowhere"
+    assert field.get_attribute("aria-invalid") == "true"
+    named = field.get_attribute("aria-describedby").split()
+    assert any("https://" in page.locator(f"#{one}").inner_text() for one in named)
+    page.get_by_role("link", name="https://").first.click()
+    assert page.evaluate("document.activeElement.id") == field.get_attribute("id")
