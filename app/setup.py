@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from . import audit, people, sessions, throttle
 from .audit import Actor, Subject
-from .db import db, db_now_ms, recent
+from .db import db, db_now_ms, recent, utcnow
 from .errors import Conflict, Invalid
 from .models import SetupCode, User
 
@@ -64,6 +64,7 @@ def finish(code: str, email: str, password: str, *, by: Actor, agent: str) -> st
         raise Conflict("setup_done")
     throttle.give_back(limits)
     me = people.acting(by, user.id, user.email)
+    user.signed_in_at = utcnow()
     people.add(user, by=me)
     audit.record(me, "setup", Subject("user", user.id, user.email))
     cookie = sessions.start(user.id, address=by.address, agent=agent)

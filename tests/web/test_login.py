@@ -185,7 +185,8 @@ def test_sec_070_guesses_at_once_count_each(app, alice):
         with app.app_context():
             db.session.remove()
 
-    threads = [threading.Thread(target=send, args=pair) for pair in zip(browsers, pages, strict=True)]
+    pairs = zip(browsers, pages, strict=True)
+    threads = [threading.Thread(target=send, args=pair) for pair in pairs]
     for thread in threads:
         thread.start()
     for thread in threads:

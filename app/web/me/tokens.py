@@ -14,6 +14,7 @@ from wtforms.validators import InputRequired
 
 from ... import access, api_tokens
 from ...db import db, utcnow
+from ...errors import Conflict
 from ...models import ApiToken, Gateway
 from ..auth import actor, confirmed, person
 from ..forms import Ticks, beside
@@ -59,18 +60,27 @@ def create() -> ResponseReturnValue:
     form.gateways.choices = {one.id: one.name for one in access.may_use(person())}
     if form.validate_on_submit():
         with beside(form):
-            token, shown = api_tokens.issue(
-                person().user_id,
-                name=form.name.data or "",
-                scopes=form.scopes.data or [],
-                gateway_ids=form.gateway_ids(),
-                expires_at=form.expires_at(),
-                by=actor(),
-                form_id=form.form_id.data or "",
-            )
-            db.session.commit()
+            try:
+                token, shown = _issue(form)
+            except Conflict:  # a reload
+                flash("This token was shown already. No second one was made.", "warning")
+                return redirect(url_for(".index"), 303)
             return _setup_page("tokens/once.html", token, shown)
     return render_template("tokens/new.html", form=form), 422 if form.errors else 200
+
+
+def _issue(form: TokenForm) -> tuple[ApiToken, str]:
+    issued = api_tokens.issue(
+        person().user_id,
+        name=form.name.data or "",
+        scopes=form.scopes.data or [],
+        gateway_ids=form.gateway_ids(),
+        expires_at=form.expires_at(),
+        by=actor(),
+        form_id=form.form_id.data or "",
+    )
+    db.session.commit()
+    return issued
 
 
 @bp.get("/<token_id>/setup")
