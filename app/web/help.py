@@ -29,4 +29,4 @@ def error(code: str) -> ResponseReturnValue:
 
 def _general(sentence: str) -> str:
     """The sentence without the facts of one case: "… did not answer in time"."""
-    return re.sub(r"\{\w+\}", "…", sentence)
+    return re.sub(r"\{\w+\}", "…", sentence.replace("{hint}", "")).strip()

@@ -26,11 +26,15 @@ class Effect:
     more: str
     can_delete: bool = False
 
+    @property
+    def is_told(self) -> bool:
+        return self.kind != "draft"
 
-_READS = Effect("ok", "Reads only", "Its server says that it changes nothing.")
-_CHANGES = Effect("off", "Changes data", "Its server says that it changes data.")
-_DELETES = Effect("warn", "Can delete", "Its server says that it can delete data.", can_delete=True)
-_UNTOLD = Effect("draft", "Effect not told", "Its server does not say what it changes.")
+
+_READS = Effect("ok", "Reads only", "The server says that it changes nothing.")
+_CHANGES = Effect("off", "Changes data", "The server says that it changes data.")
+_DELETES = Effect("warn", "Can delete", "The server says that it can delete data.", can_delete=True)
+_UNTOLD = Effect("draft", "Effect not told", "The server does not say what it changes.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from ...mcp.catalog import Tool
 from ...mcp.relay import ToolResult
 from ...oauth import flow, parked
 from ..auth import actor, person
-from ..oauth import stop_over
+from ..oauth import RETURN_LIMIT, stop_over
 from .arguments import arguments
 from .offered import Offered, as_curl, offered
 from .standing import Shown, shown
@@ -34,6 +34,7 @@ from .waited import Said, Waited, parked_call
 bp = Blueprint("try_it", __name__, url_prefix="/tools")
 
 LIST_S = 5.0
+GRANT_LIMIT = 1000  # characters of scopes
 LIST = b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}'
 
 
@@ -48,6 +49,7 @@ class Page:
     result: ToolResult | None = None
     error: AppError | None = None
     said: Said | None = None
+    grant: str = ""  # a right that the call lacks, and a new consent can give
 
     def answer(self, status: int = 200) -> ResponseReturnValue:
         raw = json.dumps(self.result.raw, indent=2, ensure_ascii=False) if self.result else ""
@@ -61,6 +63,7 @@ class Page:
             result=self.result,
             error=self.error,
             said=self.said,
+            grant=self.grant,
             raw=raw,
             curl=as_curl(url, self.tool.name, self.sent),
         )
@@ -99,9 +102,9 @@ def list_tools(slug: str) -> ResponseReturnValue:
 
 
 def _run(caller: Caller, gateway: Usable, page: Page) -> ResponseReturnValue:
-    name = page.tool.name
+    name, wanted = page.tool.name, request.form.get("grant", "")[:GRANT_LIMIT].split()
     try:
-        if not page.one.signs_in_first:
+        if not (page.one.signs_in_first or wanted):
             page.result = relay.call_tool(caller, gateway, name, dict(page.sent))
             return page.answer()
     except ConnectionNeeded:
@@ -109,24 +112,25 @@ def _run(caller: Caller, gateway: Usable, page: Page) -> ResponseReturnValue:
             raise
     except UpstreamError as error:
         page.error = error
+        if error.code == "insufficient_scope" and page.one.is_personal:
+            page.grant = str(error.facts.get("scope", ""))
         return page.answer(error.status)
     call = relay.tool_request(name, dict(page.sent))
-    return _sign_in_and_run(caller, gateway, call, url_for(".tool", slug=page.one.slug, name=name))
+    back = url_for(".tool", slug=page.one.slug, name=name)
+    return _sign_in_and_run(caller, gateway, call, back, wanted)
 
 
 def _sign_in_and_run(
-    caller: Caller, gateway: Usable, call: bytes, back: str
+    caller: Caller, gateway: Usable, call: bytes, back: str, wanted: Sequence[str] = ()
 ) -> ResponseReturnValue:
+    """Park the call and leave for the provider. `wanted`: rights beside those of the gateway."""
     digest = secrets.token_hex(32)  # not of the call: each press of the button runs it
-    waits = parked.park(caller, gateway, digest=digest, request=call)
-    mark = "&" if "?" in back else "?"
+    waits = parked.park(caller, gateway, digest=digest, request=call, scopes=wanted)
+    end = f"{back}{'&' if '?' in back else '?'}call={waits.id}"
+    if len(end) > RETURN_LIMIT:  # of a tool with a very long name: this page shows results, too
+        end = url_for("connections.show", slug=gateway.slug, call=waits.id)
     begun = flow.begin(
-        caller,
-        gateway,
-        purpose="call",
-        parked_call=waits.id,
-        return_to=f"{back}{mark}call={waits.id}",
-        by=actor(),
+        caller, gateway, purpose="call", parked_call=waits.id, return_to=end, by=actor()
     )
     db.session.commit()
     return stop_over(begun)
