@@ -206,7 +206,8 @@ PrivateKey = Annotated[SecretStr | None, Field(max_length=16_384), AfterValidato
 Parameter = Annotated[str, Field(max_length=1024), CLEAN]
 Extra = Annotated[dict[Short, Parameter], Field(max_length=20), AfterValidator(_check_extra)]
 AuthMethod = Annotated[
-    Literal["auto", "basic", "post", "none", "private_key_jwt"], BeforeValidator(_auth_method)
+    # Without private_key_jwt, as long as nothing here signs: what is saved must work.
+    Literal["auto", "basic", "post", "none"], BeforeValidator(_auth_method)
 ]
 Needed = Field(default=None, validate_default=True)  # absent where it is needed: its own sentence
 
@@ -298,14 +299,6 @@ class OAuthConfigSpec(Spec):
             raise ValueError(_ENTER[str(info.field_name)])
         return value
 
-    @field_validator("client_private_key")
-    @classmethod
-    def _key_for_its_method(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        is_needed = info.data.get("token_endpoint_auth_method") == "private_key_jwt"
-        if info.context is not None and is_needed and not _is_there(value):
-            raise ValueError("Paste the private key, as PEM.")
-        return value
-
     @field_validator("client_secret")
     @classmethod
     def _secret_for_its_method(
@@ -314,10 +307,9 @@ class OAuthConfigSpec(Spec):
         if info.context is None or _is_there(value):
             return value
         method, grant = info.data.get("token_endpoint_auth_method"), info.data.get("grant_type")
-        has_key = _is_there(info.data.get("client_private_key"))
         if method in ("basic", "post"):
             raise ValueError("Enter the client secret, or choose another way to show who we are.")
-        if grant == "client_credentials" and method == "auto" and not has_key:
+        if grant == "client_credentials" and method == "auto":
             raise ValueError("Enter the client secret.")
         return value
 

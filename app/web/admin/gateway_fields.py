@@ -31,7 +31,6 @@ METHODS = {
     "basic": "In a header (client_secret_basic)",
     "post": "In the body (client_secret_post)",
     "none": "No secret (public client)",
-    "private_key_jwt": "Signed with a key (private_key_jwt)",
 }
 PKCE = {
     "required": "Required",
