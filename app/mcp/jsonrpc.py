@@ -37,6 +37,8 @@ def answers(raw: bytes, call_id: Id) -> bool:
     Looks at both ends first, where every known server writes the id: an answer of a megabyte is not
     parsed to read one number.
     """
+    if b'"result"' not in raw and b'"error"' not in raw:
+        return False
     written = json.dumps(call_id).encode()
     for found in (_FIRST.match(raw, 0, _ENDS), _LAST.search(raw, max(0, len(raw) - _ENDS))):
         if found is not None and found[1] == written:

@@ -52,7 +52,7 @@ def noted(turn: Turn) -> wire.Reply:
     if answer.status >= 400:
         return through.legacy_refusal(turn, answer)
     answer.close()
-    return wire.Reply(202, {}, [])
+    return wire.Reply(202, {}, [], "ok")
 
 
 def get_or_delete(turn: Turn) -> wire.Reply:
@@ -69,7 +69,7 @@ def get_or_delete(turn: Turn) -> wire.Reply:
         return through.passed(turn, answer)
     answer.close()
     if call.verb == "DELETE" and answer.status != 405:
-        return wire.Reply(answer.status, {}, [])
+        return wire.Reply(answer.status, {}, [], "ok")
     return not_allowed()
 
 
@@ -95,9 +95,11 @@ def to_own_session(turn: Turn) -> wire.Reply:
     first = next(coming)
     if "method" in first.body:
         pieces = _as_events(turn, first, coming)
-        return wire.Reply(200, dict(stand_in.EVENTS), through.stream(turn, pieces, coming.close))
+        return wire.Reply(
+            200, dict(stand_in.EVENTS), through.stream(turn, pieces, coming.close), "ok"
+        )
     coming.close()
-    return wire.Reply(200, dict(stand_in.JSON), [_with_their_id(turn, first)])
+    return wire.Reply(200, dict(stand_in.JSON), [_with_their_id(turn, first)], "ok")
 
 
 def _as_events(

@@ -7,6 +7,7 @@ upstream from answering in time, we answer in its place.
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
 from ..errors import AppError, ConnectionNeeded, UpstreamError, WireError
 from . import answers, client, jsonrpc, sse, stand_in, wire
@@ -26,7 +27,7 @@ def discover(turn: Turn) -> wire.Reply:
     """What the upstream says, with its status: a client of both eras reads from a 4xx that it has
     to open with initialize (V3).
     """
-    is_connected = True
+    is_connected, code = True, "own"
     try:
         op = _operation(turn)
         if era(turn) == "sse":
@@ -36,16 +37,17 @@ def discover(turn: Turn) -> wire.Reply:
     except ConnectionNeeded:
         is_connected = False
     except AppError as error:
-        _expect(error)
+        code = _expected(error)
     if era(turn) in ("legacy", "sse"):
         return stand_in.older(turn.call)
-    return stand_in.discover(turn.call, turn.gateway, is_connected=is_connected)
+    made = stand_in.discover(turn.call, turn.gateway, is_connected=is_connected)
+    return replace(made, code=code)
 
 
 def initialize(turn: Turn) -> wire.Reply:
     """S2: attached to a session of the upstream if it has one for this person now; else S3."""
     takes_urls = wire.takes_urls(turn.call.params.get("capabilities"))
-    is_connected, reply = True, None
+    is_connected, code, reply = True, "own", None
     try:
         op = _operation(turn)
         if era(turn) != "sse":
@@ -57,8 +59,11 @@ def initialize(turn: Turn) -> wire.Reply:
     except ConnectionNeeded:
         is_connected = False
     except AppError as error:
-        _expect(error)
-    return reply or _detached(turn, takes_urls=takes_urls, is_connected=is_connected)
+        code = _expected(error)
+    if reply is not None:
+        return reply
+    made = _detached(turn, takes_urls=takes_urls, is_connected=is_connected)
+    return replace(made, code=code)
 
 
 def era(turn: Turn) -> Era | None:
@@ -73,10 +78,11 @@ def _operation(turn: Turn) -> Operation:
     return Operation(turn.caller, turn.gateway, hangup=turn.hangup)
 
 
-def _expect(error: AppError) -> None:
-    """A failure of the other side is answered by us; a wrong request, or a stranger's, is not."""
+def _expected(error: AppError) -> str:
+    """A failure of the other side, which we answer. Raises any other."""
     if isinstance(error, WireError) or not error.rpc:
         raise error
+    return error.code
 
 
 def _discovered(op: Operation, turn: Turn) -> wire.Reply:
@@ -93,7 +99,7 @@ def _discovered(op: Operation, turn: Turn) -> wire.Reply:
             op.gateway, "modern", (message.body.get("result") or {}).get("capabilities")
         )
     headers = dict(EVENTS if answer.kind == "events" else JSON)
-    return wire.Reply(200 if answer.status < 400 else answer.status, headers, [raw])
+    return wire.Reply(200 if answer.status < 400 else answer.status, headers, [raw], "ok")
 
 
 def _attached(op: Operation, turn: Turn, *, takes_urls: bool) -> wire.Reply | None:
@@ -113,7 +119,7 @@ def _attached(op: Operation, turn: Turn, *, takes_urls: bool) -> wire.Reply | No
         session = attached(gateway, version=version, upstream_id=upstream_id, takes_urls=takes_urls)
         headers["Mcp-Session-Id"] = seal_session(turn.caller, gateway, session)
         op.memory.learn(gateway, "legacy", result.get("capabilities"))
-    return wire.Reply(200, headers, [raw])
+    return wire.Reply(200, headers, [raw], "ok")
 
 
 def _detached(turn: Turn, *, takes_urls: bool, is_connected: bool) -> wire.Reply:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
 MOST = 16 * 1024 * 1024  # bytes of one event
-_BLANK = re.compile(rb"(?:\r\n|\n|\r)(?:\r\n|\n|\r)")
+_BLANK = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")  # atomic: \r\n is one line end
 _LINE = re.compile(r"\r\n|\n|\r")
 _WHOLE = (b"\n\n", b"\r\n\r\n")
 

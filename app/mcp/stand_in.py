@@ -40,7 +40,7 @@ def instructions(gateway: Usable, *, is_connected: bool) -> dict[str, str]:
 
 
 def reply(
-    call: wire.Call, gateway: Usable, value: Mapping[str, Any], code: str = "ok"
+    call: wire.Call, gateway: Usable, value: Mapping[str, Any], code: str = "own"
 ) -> wire.Reply:
     """A result we made, with what its era wants on it (N12, N13)."""
     if call.is_modern:

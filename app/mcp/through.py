@@ -35,14 +35,16 @@ def passed(turn: Turn, answer: Answer) -> wire.Reply:
     """A 2xx. Raises UpstreamError for what is no answer to this call."""
     call = turn.call
     if answer.kind == "events":
-        return wire.Reply(200, dict(EVENTS), stream(turn, _events(turn, answer), answer.close))
+        return wire.Reply(
+            200, dict(EVENTS), stream(turn, _events(turn, answer), answer.close), "ok"
+        )
     if answer.kind != "json" or call.id is None:
         answer.close()
         raise UpstreamError("upstream_bad_answer")
     raw = answer.body()
     if not jsonrpc.answers(raw, call.id):
         raise UpstreamError("upstream_bad_answer")
-    return wire.Reply(200, dict(JSON), [raw])
+    return wire.Reply(200, dict(JSON), [raw], "ok")
 
 
 def stream(turn: Turn, pieces: Generator[bytes, None, None], close: Callable[[], None]) -> Stream:

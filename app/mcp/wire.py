@@ -96,7 +96,8 @@ class Reply:
     status: int
     headers: dict[str, str]
     chunks: Iterable[bytes]
-    code: str = "ok"  # of errors.yaml, for the log: the status says nothing
+    # For the log, as the status says nothing: "ok" from the upstream, "own", or of errors.yaml.
+    code: str = "own"
 
 
 def read(verb: str, headers: Headers, body: bytes, *, request_id: str = "") -> Call:

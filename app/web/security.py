@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, request
 
-from ..errors import AppError
+from ..errors import Forbidden
 
 CSP = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -37,7 +37,7 @@ def refuse_foreign_hosts() -> None:
     )
     if name in _LOOPBACK and asked in _LOOPBACK and port == asked_port:
         return
-    raise AppError("wrong_host", host=host[:100], public_url=current_app.config["PUBLIC_URL"])
+    raise Forbidden("wrong_host", host=host[:100], public_url=current_app.config["PUBLIC_URL"])
 
 
 def add_headers(reply: Response) -> Response:

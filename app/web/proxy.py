@@ -1,0 +1,92 @@
+"""/mcp/<slug>: one gateway for AI clients. What is checked before a message is read stands here."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from flask import Blueprint, Flask, Response, current_app, g, request
+from werkzeug.exceptions import MethodNotAllowed
+
+from .. import access
+from ..access import Usable
+from ..errors import Forbidden
+from ..mcp import health, relay, wire
+from ..mcp.hangup import Hangup
+from .auth import api_caller, client_is
+from .errors import request_id
+
+log = logging.getLogger(__name__)
+bp = Blueprint("proxy", __name__)
+VERBS = ("POST", "GET", "DELETE")
+
+
+def register(app: Flask) -> None:
+    """Before the sign-in is looked at (mcp.md section 2): a foreign page learns nothing here."""
+    app.before_request(refuse_foreign_origins)
+
+
+def refuse_foreign_origins() -> None:
+    """SEC-041. No Origin is normal: most clients are no browsers. "null" is everybody."""
+    origin = request.headers.get("Origin")
+    if origin is None or not request.path.startswith("/mcp"):
+        return
+    config = current_app.config
+    if origin == "null" or origin not in (config["PUBLIC_URL"], *config["MCP_ALLOWED_ORIGINS"]):
+        raise Forbidden("origin_refused")
+
+
+@bp.route("/mcp/<slug>", methods=VERBS, provide_automatic_options=False)
+def one(slug: str) -> Response:
+    """MCP Streamable HTTP through one gateway (mcp.md section 2)."""
+    began = time.monotonic()
+    if request.method not in VERBS:  # HEAD, which comes with GET
+        raise MethodNotAllowed(VERBS)
+    caller = api_caller("mcp")
+    gateway = access.usable(caller, slug)
+    body = request.get_data(cache=False)
+    call = wire.read(request.method, request.headers, body, request_id=request_id())
+    g.call_id = call.id
+    _note_client(call)
+    reply = relay.forward(caller, gateway, call, hangup=_hangup())
+    _log(gateway, call, reply, began)
+    return _response(gateway, reply)
+
+
+def _hangup() -> Hangup | None:
+    """A way to hear that the caller is gone; only gunicorn gives its socket away."""
+    sock = request.environ.get("gunicorn.socket")
+    return None if sock is None else Hangup(sock)
+
+
+def _note_client(call: wire.Call) -> None:
+    info = call.meta.get(f"{wire.META}clientInfo") if call.is_modern else None
+    if call.method == "initialize":
+        info = call.params.get("clientInfo")
+    name = info.get("name") if isinstance(info, dict) else None
+    if isinstance(name, str):
+        client_is(name)
+
+
+def _response(gateway: Usable, reply: wire.Reply) -> Response:
+    response = Response(reply.chunks, reply.status, reply.headers)
+    response.headers["X-Request-Id"] = request_id()
+    if health.is_due(gateway.id, reply.code):
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+
+        def note() -> None:  # when the answer is out
+            with app.app_context():
+                health.note(gateway.id, reply.code)
+
+        response.call_on_close(note)
+    return response
+
+
+def _log(gateway: Usable, call: wire.Call, reply: wire.Reply, began: float) -> None:
+    facts = {
+        **{"request_id": call.request_id, "gateway": gateway.slug, "verb": call.verb},
+        **{"mcp_method": call.method, "era": "modern" if call.is_modern else "legacy"},
+        **{"code": reply.code, "status": reply.status},
+        "ms": round((time.monotonic() - began) * 1000, 1),
+    }
+    log.info("mcp", extra={"facts": facts})
