@@ -206,6 +206,7 @@ def test_every_fault_is_a_field_and_a_sentence(app, admins):
 def test_sec_050_what_is_no_strict_json_is_a_400(admins, body):
     reply = admins.ask("POST", body=body)
     assert (reply.status_code, reply.json["error"]["code"]) == (400, "bad_json")
+    assert reply.json["error"]["action"].startswith("Mend it, then send it again. ")
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b'"x"', b"1"])
@@ -433,9 +434,12 @@ def test_another_type_takes_no_old_secret_along(app, admins):
     assert not rows(app, OAuthConfig) + rows(app, ClientRegistration)
 
 
-def test_sec_077_no_secret_is_in_the_database(app, admins):
+def test_sec_077_no_secret_is_in_the_database_or_the_log(app, admins, caplog):
+    caplog.set_level("DEBUG")
     for record in KINDS.values():
         assert admins.ask("POST", body=record).status_code == 201
+        assert admins.ask("POST", body=record | {"url": "x"}).status_code == 422
+    assert CANARY not in caplog.text
     with app.app_context(), db.engine.connect() as link:
         for table in db.metadata.sorted_tables:
             assert CANARY not in str(link.execute(table.select()).all())

@@ -19,7 +19,10 @@ from ...errors import Invalid
 from ...specs import SET, GatewaySpec
 from . import gateway_fields as fields
 
-SECRETS = ("password", "bearer_token", "headers", "client_secret")
+SECRET_OF = {  # the authentication type -> the field of its secret
+    **{"basic": "password", "bearer": "bearer_token", "headers": "headers"},
+    "oauth": "client_secret",
+}
 _CODE_ONLY = {"authorization_url", "pkce", "own_redirect", "extra_authorize_params", "keep_people"}
 _CODE_ONLY |= {"auto_refresh", "refresh_threshold_seconds"}
 _DRAWN_AT = {"redirect_uri": "own_redirect", "store_tokens": "keep_people", "basic": "username"}
@@ -92,25 +95,26 @@ class GatewayForm(FlaskForm):
 
     @contextmanager
     def problems(self) -> Iterator[None]:
-        """Invalid becomes a sentence beside its field; secrets that were typed are asked again."""
-        retype = [self[name] for name in self.typed_secrets]
+        """Invalid becomes a sentence beside its field; a typed secret is asked for again."""
+        secret = self.typed_secret
         try:
             yield
         except Invalid as error:
             for path, sentence in error.fields.items():
                 field, shown = self._place(path, sentence)
                 field.errors = [*field.errors, shown]
-            for field in retype:
-                field.errors = [*field.errors, "Enter the secret again."]
+            if secret:
+                self[secret].errors = [*self[secret].errors, "Enter the secret again."]
             names = [line.partition(":")[0].strip() for line in fields.lines(self.headers.data)]
             self.headers.data = "\n".join(f"{name}: " for name in names)
 
     @property
-    def typed_secrets(self) -> list[str]:
-        """The fields that hold a new secret."""
+    def typed_secret(self) -> str | None:
+        """The field that holds a new secret, if it is one of the chosen authentication type."""
+        name = SECRET_OF.get(self.auth_type.data or "")
         values = [line.partition(":")[2].strip() for line in fields.lines(self.headers.data)]
-        texts = {name: self[name].data for name in SECRETS} | {"headers": any(values)}
-        return [name for name in SECRETS if texts[name]]
+        is_typed = any(values) if name == "headers" else bool(name and self[name].data)
+        return name if is_typed else None
 
     @property
     def has_hidden_errors(self) -> bool:

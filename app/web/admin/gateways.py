@@ -198,10 +198,8 @@ def _form_page(form: GatewayForm, gateway: Gateway | None = None) -> str:
 
 def _refuse_old_sessions(form: GatewayForm) -> None:
     """A secret is only taken from who typed the password lately (SEC-075)."""
-    if not is_confirmed():
-        typed = {name: CONFIRM for name in form.typed_secrets}
-        if typed:
-            raise Invalid(typed)
+    if form.typed_secret and not is_confirmed():
+        raise Invalid({form.typed_secret: CONFIRM})
 
 
 def _refuse_surprises(gateway: Gateway, spec: GatewaySpec, *, may_sign_out: bool) -> None:

@@ -103,7 +103,7 @@ def _body() -> dict[str, Any]:
     try:
         body = strict_json.loads(request.get_data())
     except strict_json.BadJSON as error:
-        raise AppError("bad_json", reason=str(error)) from None
+        raise AppError("bad_json", hint=str(error)) from None
     if not isinstance(body, dict):
         raise Invalid({"record": "This must be an object."})
     return body
