@@ -2,18 +2,19 @@
 
 from flask import Flask
 
-from . import auth, errors, help, home, people, security, words
+from . import auth, errors, help, home, metadata, oauth, people, proxy, security, words
 from .admin import gateways as admin_gateways
 from .admin import users
 from .api import gateways as api_gateways
 from .api import openapi
-from .me import account, tokens
+from .me import account, connections, tokens, tools, try_it
 
 
 def register(app: Flask) -> None:
     errors.register(app)
     security.register(app)
-    auth.register(app)  # after security: a foreign Host is refused first
+    proxy.register(app)
+    auth.register(app)  # after these two: a foreign Host or Origin is refused first
     words.register(app)
     app.register_blueprint(home.bp)
     app.register_blueprint(people.bp)
@@ -21,6 +22,12 @@ def register(app: Flask) -> None:
     app.register_blueprint(tokens.bp)
     app.register_blueprint(users.bp)
     app.register_blueprint(help.bp)
+    app.register_blueprint(oauth.bp)
+    app.register_blueprint(connections.bp)
+    app.register_blueprint(tools.bp)
+    app.register_blueprint(try_it.bp)
     app.register_blueprint(admin_gateways.bp)
     app.register_blueprint(api_gateways.bp)
     app.register_blueprint(openapi.bp)
+    app.register_blueprint(proxy.bp)
+    app.register_blueprint(metadata.bp)
