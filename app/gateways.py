@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import selectinload
 
 from . import aftermath, audit, edits
 from .audit import Actor, Subject
@@ -28,8 +29,10 @@ def find(slug: str) -> Gateway:
 
 
 def everything() -> list[Gateway]:
-    """For admins: those that are off, too. By name."""
-    return list(db.session.scalars(sa.select(Gateway).order_by(Gateway.name, Gateway.slug)))
+    """For admins: those that are off, too. By name, with all that `record` reads."""
+    whole = selectinload(Gateway.oauth_configs).joinedload(OAuthConfig.registration)
+    query = sa.select(Gateway).options(whole).order_by(Gateway.name, Gateway.slug)
+    return list(db.session.scalars(query))
 
 
 def create(spec: GatewaySpec, *, by: Actor) -> Gateway:

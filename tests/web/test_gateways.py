@@ -222,6 +222,21 @@ def test_more_parameters_come_and_go_line_by_line(app, admin):
     assert list(taken) == ["extra_token_params"]
 
 
+def test_two_admins_do_not_take_back_each_others_edits(app, admin):
+    add(app, CODE)
+    url = "/admin/gateways/github-mcp/edit"
+    first = drawn(admin.get(url)) | {"scopes": "repo"}
+    send(admin, url, description="By the second")
+    page = admin.post(url, data=first, headers={"Referer": f"https://gw.test{url}"})
+    assert errors(page)["name"].startswith("Somebody else saved this meanwhile.")
+    assert drawn(page)["scopes"] == "repo"
+    assert record_of(app, "github-mcp")["description"] == "By the second"
+    again = drawn(page) | {"description": "Compared"}
+    admin.post(url, data=again, headers={"Referer": f"https://gw.test{url}"})
+    record = record_of(app, "github-mcp")
+    assert (record["description"], record["oauth_config"]["scopes"]) == ("Compared", ["repo"])
+
+
 def test_another_grant_or_type_by_the_form(app, admin):
     add(app, SHARED)
     url = "/admin/gateways/billing/edit"

@@ -6,12 +6,22 @@ that the form does not draw. GatewaySpec decides; the form has no rules of its o
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from flask_wtf import FlaskForm
-from wtforms import BooleanField, Field, PasswordField, RadioField, SelectField, StringField
+from wtforms import (
+    BooleanField,
+    Field,
+    HiddenField,
+    PasswordField,
+    RadioField,
+    SelectField,
+    StringField,
+)
 from wtforms import TextAreaField as Area
 
 from ... import specs, strict_json
@@ -74,16 +84,22 @@ class GatewayForm(FlaskForm):
     extra_token_params = Area("More parameters for the token URL")
     more = Area("Further settings, as JSON")
     sign_out = BooleanField("Sign people out, where my changes need it")
+    as_of = HiddenField()  # what was there when the form was drawn
 
     def __init__(self, record: Mapping[str, Any], shared: str) -> None:
         """`shared`: the redirect URI that all gateways share."""
         self.record, self.shared, self.notices = record, shared, list[str]()
         self.shown = fields.draw(record, shared)
         super().__init__(data=fields.OFFERED | self.shown)
+        text = json.dumps(record, sort_keys=True).encode()
+        now, asked = hashlib.sha256(text).hexdigest()[:16], self.as_of.data
+        self._is_outdated, self.as_of.data = asked not in (None, "", now), now
 
     def spec(self) -> GatewaySpec:
         """What was typed, over what is there. Raises Invalid, with all that is wrong at once."""
         wrong: dict[str, str] = {}
+        if self._is_outdated:  # saving would take back what somebody else changed
+            wrong["name"] = "Somebody else saved this meanwhile. Compare, then save again."
         patch = self._patch(wrong)
         try:
             spec = specs.read(GatewaySpec, self._whole(patch), notices=self.notices)
@@ -105,8 +121,8 @@ class GatewayForm(FlaskForm):
                 field.errors = [*field.errors, shown]
             if secret:
                 self[secret].errors = [*self[secret].errors, "Enter the secret again."]
-            names = [line.partition(":")[0].strip() for line in fields.lines(self.headers.data)]
-            self.headers.data = "\n".join(f"{name}: " for name in names)
+            named = [line.partition(":") for line in fields.lines(self.headers.data)]
+            self.headers.data = "\n".join(f"{name.strip()}: " for name, sign, _ in named if sign)
 
     @property
     def typed_secret(self) -> str | None:

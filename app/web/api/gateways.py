@@ -91,11 +91,12 @@ def _is_within(caller: Caller, gateway: Gateway) -> bool:
 
 
 def _record(gateway: Gateway, caller: Caller) -> dict[str, Any]:
-    record = gateways.record(gateway)
-    return record if caller.is_admin else {name: record[name] for name in _FOR_PEOPLE}
-
-
-_FOR_PEOPLE = ("id", "slug", "name", "description", "auth_type", "mcp_url")
+    """Whole for admins; for others what they need to use it, and no more."""
+    if caller.is_admin:
+        return gateways.record(gateway)
+    names = ("id", "slug", "name", "description", "auth_type")
+    shown = {name: getattr(gateway, name) for name in names}
+    return shown | {"mcp_url": gateways.mcp_url(gateway.slug)}
 
 
 def _body() -> dict[str, Any]:
