@@ -24,13 +24,14 @@ from flask import (
 from flask.typing import ResponseReturnValue
 from werkzeug.wrappers import Response as AnyResponse
 
-from .. import access
+from .. import access, audit
 from ..access import Caller, Usable
+from ..audit import Subject
 from ..db import db
-from ..errors import ConsentFailed
+from ..errors import AppError, ConsentFailed
 from ..mcp import relay
 from ..oauth import callback, flow, parked
-from ..oauth.flow import Begun
+from ..oauth.flow import Begun, Finished
 from .auth import actor, person, someone
 from .me import welcome
 from .where import own_path
@@ -75,9 +76,8 @@ def come_back(slug: str = "") -> ResponseReturnValue:
             raise  # a page here and now: who this is has not been shown
         return _explain(error, str(error.facts["gateway"]))
     if finished.parked_call_id:
-        gateway = access.usable(person(), finished.slug)
-        relay.run_parked(person(), gateway, finished.parked_call_id, finished.tokens)
-    else:
+        _run(finished, finished.parked_call_id)
+    if finished.purpose != "call":  # whose page tells what came of it
         welcome.say(person(), finished)
     return redirect(finished.return_to, 303)
 
@@ -113,13 +113,28 @@ def _begin(caller: Caller, gateway: Usable) -> Begun:
 
 def _answer(caller: Caller, gateway: Usable, ask: str) -> Begun:
     """What an AI client waits for. Where nothing is stored, its call runs at the callback."""
-    waiting = parked.asked(caller, gateway, ask)
+    try:
+        waiting = parked.asked(caller, gateway, ask)
+    except ConsentFailed as error:  # somebody may have been sent another person's link
+        subject = Subject("gateway", gateway.id, gateway.name)
+        audit.record(actor(), "consent.refused", subject, outcome="denied", code=error.code)
+        db.session.commit()
+        raise
     runs = gateway.config is not None and not gateway.config.spec.stores
     page = f"/connections/{gateway.slug}" + (f"?call={waiting.id}" if runs else "")
     purpose = "call" if runs else "step_up" if waiting.scopes else "connect"
     return flow.begin(
         caller, gateway, purpose=purpose, parked_call=waiting.id, return_to=page, by=actor()
     )
+
+
+def _run(finished: Finished, parked_call_id: str) -> None:
+    """The call that waited. Whatever happens, the code leaves the address bar after it."""
+    try:
+        gateway = access.usable(person(), finished.slug)
+        relay.run_parked(person(), gateway, parked_call_id, finished.tokens)
+    except AppError as error:  # switched off in this moment, say
+        flash(f"{error.message}. {error.action}", "warn")
 
 
 def _explain(error: ConsentFailed, slug: str) -> AnyResponse:

@@ -15,11 +15,12 @@ from app.specs import GatewaySpec
 from tests.conftest import Browser
 
 AUTHORIZE, TOKEN = "https://as.test/go", "https://as.test/token"
+NOWHERE = "https://192.0.2.1/mcp"  # documentation only: never called, never looked up
 GOOD = {"access_token": "at-1", "token_type": "Bearer", "expires_in": 3600}
 KEPT = {"store_tokens": True, "auto_refresh": True}
 
 
-def add(app, slug: str = "acme", *, url: str = "https://up.test/mcp", **oauth: Any) -> None:
+def add(app, slug: str = "acme", *, url: str = NOWHERE, **oauth: Any) -> None:
     """Tokens are kept, unless `token_management` says otherwise."""
     config = {
         "grant_type": "authorization_code",

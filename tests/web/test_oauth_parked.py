@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from app import access
 from app.db import db
 from app.mcp import relay
-from app.models import Connection, ParkedCall, User
+from app.models import AuditEvent, Connection, Gateway, ParkedCall, User
 from app.oauth import parked
 from tests.conftest import rows
 from tests.oauth import acme
@@ -97,10 +97,24 @@ def test_a_server_that_is_down_is_the_result(app, alice, upstream):
     assert alice.get(back.location).status_code == 200
 
 
+def test_a_gateway_that_is_switched_off_in_that_moment_runs_nothing(app, alice, provider, upstream):
+    def meanwhile(_request, _context):
+        with app.app_context(), db.engine.begin() as link:
+            link.execute(sa.update(Gateway).values(is_enabled=False))
+        return GOOD
+
+    provider.register_uri("POST", TOKEN, json=meanwhile)
+    call_id, handle = ask(app)
+    assert leave(alice, ask=handle).back().location == f"/connections/acme?call={call_id}"
+    assert state(app, call_id) == "waiting" and not upstream.seen
+
+
 def test_c10_a_link_is_good_for_its_person_only(app, alice, bob, upstream):
     call_id, handle = ask(app)
     page = bob.submit("/oauth/connect/acme", at="/me", ask=handle)
     assert page.status_code == 403 and "<code>ask_foreign</code>" in page.text
+    [event] = [row for row in rows(app, AuditEvent) if row.action == "consent.refused"]
+    assert (event.actor_label, event.details) == ("bob@example.com", {"code": "ask_foreign"})
     assert bob.get(f"/connections/acme?call={call_id}").status_code == 404
     assert bob.get(f"/connections/acme?ask={handle}").status_code == 403
     assert state(app, call_id) == "waiting" and not upstream.seen
@@ -132,7 +146,7 @@ def test_a_link_where_tokens_are_kept_ends_at_the_connection(app, alice, upstrea
     trip = leave(alice, "kept", ask=handle)
     assert trip.asked["scope"] == "write"
     assert trip.back().location == "/connections/kept"
-    assert not upstream.seen and len(rows(app, Connection)) == 1
+    assert not upstream.asked("tools/call") and len(rows(app, Connection)) == 1
 
 
 def test_a_failed_sign_in_says_why_at_its_clean_address(alice):
