@@ -12,10 +12,10 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "errors sqlite logs strict_json mcp.hangup",
     "db oauth.refusals mcp.jsonrpc",
     "models passwords secretbox egress specs oauth.replies oauth.callback mcp.wire",
-    "schema keys edits mcp.health",
+    "schema keys edits",
     "audit access aftermath throttle oauth.client oauth.discovery oauth.templates mcp.sse",
     "api_tokens overview sessions oauth.registration oauth.ladder oauth.freshness"
-    " mcp.upstream mcp.memory mcp.handles",
+    " mcp.upstream mcp.memory mcp.handles mcp.health",
     "oauth.asking mcp.turn mcp.answers mcp.stand_in",
     "oauth.lease",
     "oauth.refresh mcp.catalog mcp.bridge",

@@ -1,4 +1,4 @@
-"""When a gateway worked last, and when it failed: at most one note a minute, off the path."""
+"""When a gateway worked last, for whom, and when it failed: a note a minute, off the path."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import time
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
+from ..access import Usable
 from ..db import db, db_now_ms
-from ..models import Gateway
+from ..models import Connection, Gateway
 
 log = logging.getLogger(__name__)
 
@@ -18,14 +19,15 @@ _FAILURES = (  # of the server or of its set-up; what a person has to do is none
     *("upstream_unreachable", "upstream_timeout", "upstream_error", "upstream_bad_answer"),
     *("token_refused", "redirected", "sign_in_not_set_up"),
 )
-_due: dict[tuple[str, str], float] = {}  # gateway id and code -> when to note it again, monotonic
+# gateway id, whose connection, and code -> when to note it again, monotonic
+_due: dict[tuple[str, str, str], float] = {}
 
 
-def is_due(gateway_id: str, code: str) -> bool:
+def is_due(gateway: Usable, code: str) -> bool:
     """Whether this process should note it now."""
     if code != "ok" and code not in _FAILURES:
         return False
-    now, key = time.monotonic(), (gateway_id, code)
+    now, key = time.monotonic(), (gateway.id, gateway.owner_key, code)
     if _due.get(key, 0.0) > now:
         return False
     if len(_due) >= 10_000:
@@ -34,13 +36,17 @@ def is_due(gateway_id: str, code: str) -> bool:
     return True
 
 
-def note(gateway_id: str, code: str) -> None:
+def note(gateway: Usable, code: str) -> None:
     """Commits. A locked database loses the note. What calls read is not touched by it."""
-    now = db_now_ms()
+    now, row, used = db_now_ms(), Gateway.__table__, Connection.__table__
     values = {"worked_ms": now} if code == "ok" else {"failed_ms": now, "failed_code": code}
-    change = sa.update(Gateway.__table__).where(Gateway.id == gateway_id).values(**values)  # type: ignore[arg-type]
+    changes = [sa.update(row).where(row.c.id == gateway.id).values(**values)]  # type: ignore[arg-type]
+    if code == "ok" and gateway.connection is not None:
+        mine = sa.update(used).where(used.c.id == gateway.connection.id)  # type: ignore[arg-type]
+        changes.append(mine.values(last_used_ms=now))
     try:
         with db.engine.begin() as link:
-            link.execute(change)
+            for change in changes:
+                link.execute(change)
     except OperationalError:
         log.warning("how a gateway fares was not noted")

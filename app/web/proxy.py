@@ -71,12 +71,12 @@ def _note_client(call: wire.Call) -> None:
 def _response(gateway: Usable, reply: wire.Reply) -> Response:
     response = Response(reply.chunks, reply.status, reply.headers)
     response.headers["X-Request-Id"] = request_id()
-    if health.is_due(gateway.id, reply.code):
+    if health.is_due(gateway, reply.code):
         app = current_app._get_current_object()  # type: ignore[attr-defined]
 
         def note() -> None:  # when the answer is out
             with app.app_context():
-                health.note(gateway.id, reply.code)
+                health.note(gateway, reply.code)
 
         response.call_on_close(note)
     return response

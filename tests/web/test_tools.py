@@ -380,3 +380,13 @@ def test_a_right_that_is_missing_is_asked_for_and_the_call_runs(
     provider.post(TOKEN, json=GOOD | {"access_token": "at-2", "scope": "write"})
     back = run(alice, "/tools/acme/echo", a0="x", grant="write").back()
     assert answer_of(alice.get(back.location)) == "echo by Bearer at-2"
+
+
+def test_a_call_moves_last_used_of_whoever_made_it(app, alice, bob, acme, upstream):
+    world.connect(app, email="bob@example.com")
+    offers(upstream, tool())
+    alice.submit("/tools/acme/echo", a0="x")
+    used = {row.user_id: row.last_used_ms is not None for row in rows(app, Connection)}
+    assert sorted(used.values()) == [False, True]
+    assert "Last used now" in text_of(alice.get("/connections/acme"))
+    assert "Last used never" in text_of(bob.get("/connections/acme"))

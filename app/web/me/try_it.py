@@ -19,7 +19,7 @@ from ... import access
 from ...access import Caller, Usable
 from ...db import db
 from ...errors import AppError, ConnectionNeeded, NotFound, UpstreamError
-from ...mcp import catalog, relay
+from ...mcp import catalog, health, relay
 from ...mcp.catalog import Tool
 from ...mcp.relay import ToolResult
 from ...oauth import flow, parked
@@ -106,18 +106,25 @@ def _run(caller: Caller, gateway: Usable, page: Page) -> ResponseReturnValue:
     try:
         if not (page.one.signs_in_first or wanted):
             page.result = relay.call_tool(caller, gateway, name, dict(page.sent))
+            _note(gateway, "ok")
             return page.answer()
     except ConnectionNeeded:
         if not page.one.is_personal:
             raise
     except UpstreamError as error:
         page.error = error
+        _note(gateway, error.code)
         if error.code == "insufficient_scope" and page.one.is_personal:
             page.grant = str(error.facts.get("scope", ""))
         return page.answer(error.status)
     call = relay.tool_request(name, dict(page.sent))
     back = url_for(".tool", slug=page.one.slug, name=name)
     return _sign_in_and_run(caller, gateway, call, back, wanted)
+
+
+def _note(gateway: Usable, code: str) -> None:
+    if health.is_due(gateway, code):
+        health.note(gateway, code)
 
 
 def _sign_in_and_run(
