@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import socket
 import struct
 import threading
@@ -251,3 +252,48 @@ def upstream() -> Iterator[Upstream]:
     server = Upstream()
     yield server
     server.stop()
+
+
+class OldServer:
+    """A script: the HTTP+SSE transport of 2024-11-05 at /sse, and behind it the server `legacy`.
+
+    `before`: what it says on the stream before the answer to a tool call.
+    """
+
+    def __init__(self, endpoint: str = "/messages?s=1", *before: dict[str, Any]) -> None:
+        self.endpoint, self.before = endpoint, before
+        self._say: dict[str, queue.SimpleQueue[bytes | None]] = {}
+        self._streams = 0
+        self.ends_instead = False  # of answering a tool call
+        self.refuses: set[str] = set()  # tokens
+
+    def __call__(self, seen: Seen) -> Said:
+        if seen.header("Authorization") in {f"Bearer {one}" for one in self.refuses}:
+            return Said(401)
+        if seen.method == "GET" and seen.path == "/sse":
+            return Said(200, self._stream(), {"Content-Type": EVENTS})
+        if seen.method == "POST" and seen.path.startswith("/messages"):
+            self._take(seen)
+            return Said(202, b"Accepted")
+        return Said(405)
+
+    def _stream(self) -> Iterator[bytes]:
+        self._streams += 1
+        name = self.endpoint.replace("s=1", f"s={self._streams}")
+        say = self._say[name] = queue.SimpleQueue()
+        yield f"event: endpoint\ndata: {name}\n\n".encode()
+        while (said := say.get(timeout=10)) is not None:
+            yield said
+
+    def _take(self, seen: Seen) -> None:
+        say = self._say[seen.path]
+        if seen.rpc == "tools/call":
+            for message in self.before:
+                say.put(event(message))
+            if self.ends_instead:
+                say.put(None)
+                return
+        if seen.rpc == "initialize":
+            say.put(event(result(seen, **WELCOME)))
+        elif "method" in seen.json and "id" in seen.json:
+            say.put(event(_answer(seen)))

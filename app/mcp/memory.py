@@ -40,7 +40,8 @@ class Own:
 
 
 class Memory:
-    def __init__(self) -> None:
+    def __init__(self, kept_s: float = KEPT_S) -> None:
+        self._kept_s = kept_s
         self._servers: dict[Hashable, Known] = {}
         self._sessions: dict[Hashable, Own] = {}
 
@@ -54,7 +55,7 @@ class Memory:
         if not isinstance(capabilities, dict):
             capabilities = known.capabilities if known and known.era == era else {}
         _bound(self._servers)
-        until = time.monotonic() + KEPT_S
+        until = time.monotonic() + self._kept_s
         self._servers[gateway.id, gateway.url] = Known(era, capabilities, until)
 
     def doubt(self, gateway: Usable) -> None:

@@ -158,8 +158,10 @@ class Client:
         **headers: str | None,
     ) -> Any:
         """A request of 2025-11-25, in this client's session."""
-        self.next_id += 1
-        body = {"jsonrpc": "2.0", "id": self.next_id, "method": method}
+        body = {"jsonrpc": "2.0", "method": method}
+        if not method.startswith("notifications/"):
+            self.next_id += 1
+            body["id"] = self.next_id
         body |= {} if params is None else {"params": params}
         known = {"MCP_Protocol_Version": version}
         known["Mcp_Session_Id"] = self.session if session == "mine" else session
