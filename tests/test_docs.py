@@ -178,6 +178,12 @@ def test_links_lead_somewhere(page):
 
 
 @pages
+def test_pictures_are_light(page):
+    for target in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", page.read_text()):
+        assert (page.parent / target).stat().st_size <= 120 * 1024, target
+
+
+@pages
 def test_commands_exist(page, app):
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     text = page.read_text()
