@@ -30,7 +30,7 @@ r = ClientRegistration
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What one token request is made with. Without a refresh token: by client credentials."""
+    """What one token request is made with: a person's refresh token, or client credentials."""
 
     config: UsableConfig
     registration_id: str
@@ -59,9 +59,9 @@ def ask_provider(asking: Asking) -> TokenSet:
         asking.registration_id, spec, token_url=asking.token_url, refresh_url=asking.refresh_url
     )
     try:
-        if asking.refresh_token is None:
+        if asking.config.is_shared:
             return client.client_credentials(scopes=spec.scopes, resource=asking.resource)
-        return client.refresh(asking.refresh_token, resource=asking.resource)
+        return client.refresh(asking.refresh_token or "", resource=asking.resource)
     except ProviderError as error:
         if error.kind == "client":
             _pause_all(asking.registration_id, error.code, CLIENT_PAUSE_S)

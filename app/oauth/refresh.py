@@ -166,11 +166,12 @@ def _attempt(
 
 def _asking(gateway: Usable, config: UsableConfig, row: Row) -> Asking:
     """A person's grant is renewed where and as whom it was given, never by today's config."""
-    if config.is_shared or row.registration_id is None or row.refresh_token_sealed is None:
+    if config.is_shared:
         return asking.of_config(gateway, config)
     where = Where("connection", row.id, "refresh_token_sealed", row.owner_key)
-    opened = box().open(row.refresh_token_sealed, where=where)
-    return Asking(config, row.registration_id, row.resource, row.token_url, row.refresh_url, opened)
+    opened = box().open(row.refresh_token_sealed or "", where=where)
+    client = row.registration_id or ""  # without one: client_needed, and never another's
+    return Asking(config, client, row.resource, row.token_url, row.refresh_url, opened)
 
 
 def _unavailable(gateway: Usable, seen: Seen | None) -> ProviderError:

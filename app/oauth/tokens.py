@@ -105,7 +105,9 @@ def _unstored(gateway: Usable, config: UsableConfig) -> Credential:
         raise lease.needed(gateway, None)
     turn = _turns(config.id)
     if not turn.acquire(timeout=current_app.config["OAUTH_REQUEST_TIMEOUT"]):
-        raise ProviderError("provider_unreachable", kind="unsent", retry_after=1)
+        raise ProviderError(
+            "provider_unreachable", kind="unsent", retry_after=1, gateway=gateway.slug
+        )
     try:
         tokens = asking.ask_provider(asking.of_config(gateway, config))
     finally:

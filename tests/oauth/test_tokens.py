@@ -251,6 +251,14 @@ def test_a_client_secret_that_does_not_open_is_the_admins_matter():
     assert (caught.value.code, stored().state) == ("secret_unreadable", "failing")
 
 
+def test_a_grant_whose_client_is_gone_is_not_renewed_as_somebody_else():
+    plant()
+    grant(DEAD, registration_id=None)
+    with pytest.raises(ProviderError) as caught:
+        bearer()
+    assert (caught.value.code, stored().state) == ("client_needed", "failing")
+
+
 def test_without_auto_refresh_a_refresh_token_is_not_used():
     plant(kept=STORED)
     grant(STALE)
