@@ -195,6 +195,23 @@ def test_a_call_without_stored_tokens_goes_by_the_provider_and_comes_back_with_i
     assert me.server.debug("stats")["calls"] == {"echo": 1}
 
 
+def test_a_right_that_is_missing_is_granted_on_the_way_and_the_call_runs(walk):
+    me = walk()
+    page = me.page
+    me.set_up()
+    me.add_gateway("Rig")
+    me.go("/connections/rig")
+    me.press("Connect")
+    me.consent()
+    me.go("/tools/rig/secret_scope")
+    me.press("Run as")
+    expect(page.get_by_role("alert")).to_contain_text("this needs more rights")
+    me.press("Grant it and run")
+    me.consent()
+    expect(page.get_by_role("status").first).to_contain_text("the call ran")
+    assert page.locator("#answer").inner_text() == "the secret, for alice"
+
+
 def test_who_says_no_is_told_so_and_can_try_again(walk):
     me = walk()
     page = me.page
