@@ -11,12 +11,18 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.gateway import PASSWORD, Gateway
+from tests.e2e.gateway import PASSWORD, ROOT, Gateway
 
 PICTURES = os.environ.get("SCREENSHOTS")
 SIZES = ((1280, 800), (360, 740))
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 EMAIL = "ana@example.com"
+NO_PAGES = (  # these lead on, or are for programs
+    *("/", "/static/<path:filename>", "/oauth/connect/<slug>", "/oauth/callback/<slug>"),
+    *("/health", "/ready", "/mcp/<slug>", "/api/openapi.json"),
+    "/.well-known/oauth-protected-resource/mcp/<slug>",
+)
+looked_at: set[str] = set()
 
 
 @pytest.fixture
@@ -120,7 +126,8 @@ def assert_clean(page: Page, axe: str) -> None:
 
 
 def look(page: Page, axe: str, name: str) -> None:
-    """Every page, wide and narrow, light and dark."""
+    """At a page, wide and narrow, light and dark."""
+    looked_at.add(urlsplit(page.url).path)
     for width, height in SIZES:
         for scheme in ("light", "dark"):
             page.set_viewport_size({"width": width, "height": height})
@@ -253,7 +260,12 @@ def test_q1_q7_q10_every_page_is_clean_wide_and_narrow_light_and_dark(walk, axe)
     look(page, axe, "connections-not-connected")
     me.go("/connections/rig")
     look(page, axe, "connection-not-connected")
+    page.route("**/oauth/connect/rig?flow=*", lambda route: route.fulfill(status=204))
     me.press("Connect")
+    page.get_by_role("heading", name="Going to").wait_for()
+    look(page, axe, "going")
+    page.unroute("**/oauth/connect/rig?flow=*")
+    page.get_by_role("link", name="Continue").click()
     me.consent(allow=False)
     look(page, axe, "connection-refused")
     me.press("Try again")
@@ -296,6 +308,21 @@ def test_q1_q7_q10_every_page_is_clean_wide_and_narrow_light_and_dark(walk, axe)
     look(page, axe, "token-once")
     me.go("/tokens")
     look(page, axe, "tokens")
+    page.get_by_role("link", name="Laptop").click()
+    look(page, axe, "token-setup")
+    me.go("/admin/users/new")
+    me.press("Add user")
+    look(page, axe, "user-new-errors")
+    page.get_by_label("Email").fill("bo@example.com")
+    page.get_by_label("Password").fill(PASSWORD)
+    me.press("Add user")
+    me.go("/admin/users")
+    page.get_by_role("link", name="bo@example.com").click()
+    look(page, axe, "user")
+    user = urlsplit(page.url).path
+    for step in ("password", "delete"):
+        me.go(f"{user}/{step}")
+        look(page, axe, f"user-{step}")
     me.server.stop()
     me.go("/tools?gateway=rig")
     look(page, axe, "tools-server-down")
@@ -306,10 +333,24 @@ def test_q1_q7_q10_every_page_is_clean_wide_and_narrow_light_and_dark(walk, axe)
     page.context.clear_cookies()
     me.go("/login")
     look(page, axe, "login")
+    me.press("Sign in")
+    look(page, axe, "login-errors")
     me.go("/help")
     look(page, axe, "help-signed-out")
     me.go("/oauth/callback?state=x&code=y")
     look(page, axe, "callback-unknown")
+    assert not_looked_at() == []
+
+
+def not_looked_at() -> list[str]:
+    """Pages of docs/pages.md, which a test compares with the routes of the application."""
+    rows = re.findall(r"^\| `(/[^`]*)` \| GET", (ROOT / "docs" / "pages.md").read_text(), re.M)
+    patterns = {rule: re.sub(r"<[^>]+>", "[^/]+", rule) for rule in rows if rule not in NO_PAGES}
+    return [
+        rule
+        for rule, pattern in patterns.items()
+        if not any(re.fullmatch(pattern, path) for path in looked_at)
+    ]
 
 
 def test_q8_the_menu_opens_by_keyboard_and_the_skip_link_comes_first(walk):
