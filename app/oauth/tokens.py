@@ -19,7 +19,7 @@ from flask import current_app
 from ..access import Caller, Seen, Usable, UsableConfig
 from ..audit import Actor, Subject, record
 from ..db import db
-from ..errors import Conflict, ConnectionNeeded, ProviderError, Unsealable
+from ..errors import Conflict, ConnectionNeeded, NotFound, ProviderError, Unsealable
 from ..models import Connection, Flow, Gateway, OAuthConfig
 from ..secretbox import Where, box
 from ..specs import OAuthConfigSpec
@@ -63,6 +63,8 @@ def credential(
     A fresh stored token costs no query. Renewing commits: a provider may void the old refresh
     token as it hands out a new one (RFC 6749 section 6).
     """
+    if gateway.owner_key not in ("shared", caller.owner_key):  # what was read for somebody else
+        raise NotFound("gateway_not_found", gateway=gateway.slug)
     config = gateway.config
     if config is None:
         return Credential(_fixed(gateway))

@@ -12,7 +12,14 @@ import sqlalchemy as sa
 from app import access
 from app.audit import SYSTEM
 from app.db import db
-from app.errors import Conflict, ConnectionNeeded, ProviderError, TokenRefused, Unsealable
+from app.errors import (
+    Conflict,
+    ConnectionNeeded,
+    NotFound,
+    ProviderError,
+    TokenRefused,
+    Unsealable,
+)
 from app.models import (
     AuditEvent,
     ClientRegistration,
@@ -144,6 +151,13 @@ def test_a_fresh_token_costs_no_query():
     assert (made.token_gen, made.is_renewable) == (4, True)
     assert asked == []
     assert not db.session().in_transaction()
+
+
+def test_sec_033_what_was_read_for_one_person_serves_no_other():
+    plant()
+    grant(FRESH)
+    with pytest.raises(NotFound):
+        tokens.credential(BOB, acme(ALICE))
 
 
 def test_without_a_connection_it_says_which_gateway_needs_one():
