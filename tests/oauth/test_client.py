@@ -403,7 +403,7 @@ def test_an_address_that_may_not_be_called_is_not_called():
 # -- what is kept from whom ----------------------------------------------------------------------
 
 
-def test_sec_021_a_redirect_is_named_and_not_followed(provider):
+def test_f_15_a_redirect_is_named_and_not_followed(provider):
     provider.post(TOKEN, status_code=307, headers={"Location": "https://evil.test/t?s=1"})
     error = failure(client(), "exchange")
     assert error.code == "redirected" and "https://evil.test/t" in error.admin
