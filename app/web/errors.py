@@ -38,6 +38,8 @@ def request_id() -> str:
 def as_html(error: AppError) -> AnyResponse:
     if isinstance(error, SignInRequired):
         return _to_sign_in(error)
+    if isinstance(error, ConnectionNeeded):
+        error.facts["link"] = f"{current_app.config['PUBLIC_URL']}/connections/{error.gateway}"
     page = render_template("error.html", error=error, request_id=request_id())
     return make_response(page, error.status)
 

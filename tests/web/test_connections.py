@@ -309,3 +309,14 @@ def test_sec_056_names_are_text(app, alice, text):
         page = alice.get(url)
         assert "<script>alert" not in page.text and "<b onclick" not in page.text
         assert text in html.unescape(page.text)
+
+
+def test_a_shared_account_that_fails_is_told_and_is_nobodys_to_connect(app, alice):
+    kept = world.SHARED | {"token_management": {"store_tokens": True}}
+    world.add(app, UP, auth_type="oauth", oauth_config=kept)
+    world.connect(app, state="failing", last_error_code="client_rejected", last_error_text="no <b>")
+    line = row_of(alice.get("/connections"), "Acme")
+    assert "An admin must fix the set-up." in line and "Not working What happened" in line
+    page = alice.get("/connections/acme")
+    assert "Wrong client ID or secret" in page.text and "no &lt;b&gt;" in page.text
+    assert "/oauth/connect/" not in page.text and "/disconnect" not in page.text

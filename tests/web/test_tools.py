@@ -390,3 +390,11 @@ def test_a_call_moves_last_used_of_whoever_made_it(app, alice, bob, acme, upstre
     assert sorted(used.values()) == [False, True]
     assert "Last used now" in text_of(alice.get("/connections/acme"))
     assert "Last used never" in text_of(bob.get("/connections/acme"))
+
+
+def test_a_tool_that_is_not_known_yet_leads_to_connecting_first(app, alice, upstream):
+    world.add(app, upstream.url, **world.oauth())
+    page = alice.get("/tools/acme/echo")
+    assert page.status_code == 401
+    assert "Open https://gw.test/connections/acme, press Connect, then try again." in page.text
+    assert 'href="/connections/acme"' in page.text
