@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +11,13 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from flask import current_app
+from sqlalchemy.exc import OperationalError
 
 from .access import Caller
 from .db import db, recent, utcnow
 from .models import BrowserSession, User
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +83,17 @@ def _is_over() -> sa.ColumnElement[bool]:
 
 
 def _note_seen(session_id: str, seen_at: datetime) -> None:
-    """At most once a minute, and often enough for a short idle time."""
+    """At most once a minute, or more often for a short idle time. A locked database loses it."""
     idle = timedelta(minutes=current_app.config["SESSION_IDLE_MINUTES"])
     now = utcnow()
     if seen_at > now - min(timedelta(minutes=1), idle / 4):
         return
-    with db.engine.begin() as link:
-        s = BrowserSession
-        link.execute(sa.update(s).where(s.id == session_id).values(seen_at=now))
+    change = sa.update(BrowserSession).where(BrowserSession.id == session_id).values(seen_at=now)
+    try:
+        with db.engine.begin() as link:
+            link.execute(change)
+    except OperationalError:
+        log.warning("the use of a browser session was not noted")
 
 
 def _hash(cookie: str) -> str:
