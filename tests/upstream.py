@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import select
 import socket
 import struct
 import threading
@@ -28,6 +29,12 @@ class Seen:
     path: str
     headers: list[tuple[str, str]]
     body: bytes
+    peer: Any = field(default=None, repr=False)  # the connection
+
+    def hangs_up(self, wait: float = 20) -> bool:
+        """Waits until whoever asked is gone."""
+        ready, _, _ = select.select([self.peer], [], [], wait)
+        return bool(ready) and self.peer.recv(1, socket.MSG_PEEK) == b""
 
     @property
     def json(self) -> Any:
@@ -135,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        seen = Seen(self.command, self.path, list(self.headers.items()), body)
+        seen = Seen(self.command, self.path, list(self.headers.items()), body, self.connection)
         self.server.upstream.seen.append(seen)
         said = self.server.upstream.script(seen)
         try:
@@ -238,6 +245,7 @@ def _answer(seen: Seen, **more: Any) -> dict[str, Any]:
         known = {"supportedVersions": [MODERN], "capabilities": {"tools": {}}}
         return result(seen, **known, **more)
     if seen.rpc == "tools/list":
+        more |= {"ttlMs": 0, "cacheScope": "private"} if more else {}
         return result(seen, tools=TOOLS, **more)
     if seen.rpc == "tools/call":
         said = f"{params.get('name')} by {seen.header('Authorization')}"

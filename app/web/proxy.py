@@ -6,7 +6,7 @@ import logging
 import time
 
 from flask import Blueprint, Flask, Response, current_app, g, request
-from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.exceptions import MethodNotAllowed, RequestEntityTooLarge
 
 from .. import access
 from ..access import Usable
@@ -44,13 +44,23 @@ def one(slug: str) -> Response:
         raise MethodNotAllowed(VERBS)
     caller = api_caller("mcp")
     gateway = access.usable(caller, slug)
-    body = request.get_data(cache=False)
-    call = wire.read(request.method, request.headers, body, request_id=request_id())
+    call = wire.read(request.method, request.headers, _body(), request_id=request_id())
     g.call_id = call.id
     _note_client(call)
     reply = relay.forward(caller, gateway, call, hangup=_hangup())
     _log(gateway, call, reply, began)
     return _response(gateway, reply)
+
+
+def _body() -> bytes:
+    """All of it. A body that comes in chunks would be cut at the limit without a word."""
+    limit = current_app.config["MAX_BODY_BYTES"]
+    if request.content_length is None:
+        request.max_content_length = limit + 1
+    body = request.get_data(cache=False)
+    if len(body) > limit:
+        raise RequestEntityTooLarge
+    return body
 
 
 def _hangup() -> Hangup | None:
