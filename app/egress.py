@@ -15,6 +15,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -43,6 +44,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 S = TypeVar("S", bound=requests.Session)
 
 CONNECT_S, READ_S = 5.0, 30.0
+IDLE_S = 3.0  # servers end a resting connection after 5 s (uvicorn) or more
 _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -226,6 +228,16 @@ def call(seconds: float) -> Iterator[Call]:
 
 class _Pinned(HTTPConnection):
     allow: Sequence[Network] = ()
+    _sent_at = 0.0  # of the monotonic clock
+
+    @property
+    def is_connected(self) -> bool:
+        """Asked before a pooled connection is used again.
+
+        One that rests may be closed by the other side just as we send, and a call whose fate is
+        unknown is never sent twice.
+        """
+        return super().is_connected and time.monotonic() - self._sent_at < IDLE_S
 
     def _new_conn(self) -> socket.socket:
         """Stands in for urllib3's own: same errors, but checked addresses only."""
@@ -262,6 +274,7 @@ class _Pinned(HTTPConnection):
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
+        self._sent_at = time.monotonic()
         this = _call.get()
         if this is not None and self.sock is not None:
             this.watch(self.sock)  # a pooled connection was opened by an earlier call

@@ -5,6 +5,7 @@ import gzip
 import socket
 import ssl
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -39,6 +40,7 @@ class Peer:
 
     def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self.heads: list[bytes] = []
+        self.connections = 0
         self._script, self._tls = script, tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -53,6 +55,7 @@ class Peer:
                 ).start()
 
     def _serve(self, sock: socket.socket) -> None:
+        self.connections += 1
         with contextlib.suppress(OSError):
             if self._tls is not None:
                 sock = self._tls.wrap_socket(sock, server_side=True)
@@ -286,6 +289,20 @@ def test_sec_047_the_pools_do_not_retry(peer: Callable[..., Peer]) -> None:
     with allowing(*LOOPBACK), pytest.raises(urllib3.exceptions.ProtocolError):
         egress.pool().request("POST", server.url, body=b"{}")
     assert len(server.heads) == 1
+
+
+def test_a_connection_that_rested_is_not_used_again(
+    peer: Callable[..., Peer], loopback: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server may be closing it, and a call whose fate is unknown is never sent twice."""
+    server = peer(lambda sock, _: sock.sendall(OK))
+    pool, clock = egress.pool(), time.monotonic
+    for _ in range(2):
+        pool.request("POST", server.url)
+    assert server.connections == 1
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + egress.IDLE_S)
+    pool.request("POST", server.url)
+    assert server.connections == 2
 
 
 # --- time, size, and what was sent
