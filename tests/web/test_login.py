@@ -209,6 +209,7 @@ def test_sec_075_a_sensitive_step_asks_for_the_password_after_ten_minutes(app, a
 
 
 def test_sec_113_signing_in_and_out_is_recorded(app, alice):
+    Browser(app).login("alice@example.com")
     guess(Browser(app), 6)
     alice.submit("/logout", at="/me")
     seen = [(e.action, e.outcome, e.subject_label) for e in rows(app, AuditEvent)]
