@@ -169,6 +169,7 @@ class Line(Call):
     """
 
     _sock: socket.socket | None = None
+    _token: contextvars.Token[Call | None]
 
     def watch(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -184,16 +185,14 @@ class Line(Call):
             with suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as handle:
                 handle.shutdown(socket.SHUT_RDWR)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """What is asked inside runs on this line, and under the deadline around it."""
         self._around = _call.get()
-        token = _call.set(self)
-        try:
-            yield
-        finally:
-            _call.reset(token)
-            self._around = None
+        self._token = _call.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        _call.reset(self._token)
+        self._around = None
 
 
 _call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("call", default=None)

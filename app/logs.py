@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 _TALKATIVE = ("requests_oauthlib", "oauthlib", "urllib3")  # at DEBUG they log secrets and tokens
 
 
+_encode = json.JSONEncoder(default=str).encode  # json.dumps would make one for each line
+
+
 class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """ASCII only: no control or bidirectional character reaches a terminal (SEC-112)."""
@@ -20,7 +23,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _encode(line)
 
 
 def configure(level: str) -> None:

@@ -14,7 +14,7 @@ import re
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -174,7 +174,8 @@ def _derive(key: bytes, purpose: bytes, *, salt: bytes | None = None, length: in
 
 def _context(key_id: str, where: Where) -> bytes:
     """Each part behind its length, so that ("ab", "c") and ("a", "bc") differ."""
-    parts = [part.encode() for part in (PREFIX, key_id, *astuple(where))]
+    place = (where.table, where.row, where.column, where.owner)
+    parts = [part.encode() for part in (PREFIX, key_id, *place)]
     return b"".join(struct.pack(">I", len(part)) + part for part in parts)
 
 

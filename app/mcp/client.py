@@ -162,7 +162,8 @@ def _in_session(op: Operation, raw: bytes) -> tuple[Answer, Own]:
             return answer, own
         answer.close()
         op.memory.drop(op.key, own)
-    own = open_session(op)
+    with op.memory.opening(op.key):
+        own = op.memory.session(op.key) or open_session(op)
     return op.send("POST", own.headers, raw), own
 
 

@@ -5,8 +5,11 @@ The era of a server, with a date (E6), and the sessions we opened ourselves (S3)
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Hashable, Mapping
+import weakref
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +20,7 @@ from ..access import Caller, Usable
 Era = Literal["modern", "legacy", "sse"]  # sse: the HTTP+SSE transport of 2024-11-05
 KEPT_S = 24 * 3600.0
 MOST = 10_000
+OPENING_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,10 @@ class Memory:
         self._kept_s = kept_s
         self._servers: dict[Hashable, Known] = {}
         self._sessions: dict[Hashable, Own] = {}
+        self._openings: weakref.WeakValueDictionary[Hashable, threading.Lock] = (
+            weakref.WeakValueDictionary()
+        )
+        self._guard = threading.Lock()
 
     def server(self, gateway: Usable) -> Known | None:
         found = self._servers.get((gateway.id, gateway.url))
@@ -68,6 +76,18 @@ class Memory:
     def keep(self, key: Hashable, own: Own) -> None:
         _bound(self._sessions)
         self._sessions[key] = own
+
+    @contextmanager
+    def opening(self, key: Hashable) -> Iterator[None]:
+        """One opens a session, the others wait for it; but not for ever for one that fails."""
+        with self._guard:
+            lock = self._openings.setdefault(key, threading.Lock())
+        is_held = lock.acquire(timeout=OPENING_S)
+        try:
+            yield
+        finally:
+            if is_held:
+                lock.release()
 
     def drop(self, key: Hashable, own: Own) -> None:
         """Unless another one took its place meanwhile."""

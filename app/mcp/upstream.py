@@ -54,23 +54,21 @@ class Exchanges:
         """Sent once. `url`: another address of the same server. Raises UpstreamError."""
         to = url or self.url
         sent = {**_OURS, **headers} if body is None else {**_OURS, **_JSON, **headers}
-        with _failing(to), _on(self._line):
-            response = self._pool.urlopen(
-                verb, to, body=body, headers=sent, preload_content=False, timeout=self._silence
-            )
-        return Answer(to, response)
+        with _Failing(to):
+            if self._line is None:
+                return Answer(to, self._ask(verb, to, body, sent))
+            with self._line:
+                return Answer(to, self._ask(verb, to, body, sent))
+
+    def _ask(
+        self, verb: str, url: str, body: bytes | None, headers: dict[str, str]
+    ) -> BaseHTTPResponse:
+        return self._pool.urlopen(
+            verb, url, body=body, headers=headers, preload_content=False, timeout=self._silence
+        )
 
 
 _JSON = {"Content-Type": "application/json"}
-
-
-@contextmanager
-def _on(line: egress.Line | None) -> Iterator[None]:
-    if line is None:
-        yield
-        return
-    with line.held():
-        yield
 
 
 @dataclass(slots=True)
@@ -105,30 +103,43 @@ class Answer:
 
     def pieces(self) -> Iterator[bytes]:
         """As they come, decoded; ends at the end. Raises UpstreamError when it breaks off."""
-        response = self._response
-        coding = response.headers.get("Content-Encoding")
-        if coding and coding.lower() not in _ENCODINGS:
-            raise UpstreamError("upstream_bad_answer")
         try:
-            with _failing(self.url):
-                while piece := response.read1(_PIECE, decode_content=bool(coding)):
-                    yield piece
-                    if time.monotonic() - self._began > LONGEST_S:
-                        raise UpstreamTimeout
-                    if response.length_remaining == 0 and not coding:
-                        return  # the next read would only say so
+            while piece := self._piece():
+                yield piece
+                if self._is_read:
+                    return  # the next read would only say so
         finally:
             self.close()
 
     def body(self, most: int = MOST) -> bytes:
         """All of it. Raises UpstreamError, also for more than `most` bytes."""
-        held = bytearray()
+        first = self._piece()
+        if self._is_read:  # as most answers are: small, and of a length that was said
+            return first
+        pieces, size = [first], len(first)
         for piece in self.pieces():
-            held += piece
-            if len(held) > most:
+            pieces.append(piece)
+            size += len(piece)
+            if size > most:
                 self.close()
                 raise UpstreamError("upstream_bad_answer")
-        return bytes(held)
+        return b"".join(pieces)
+
+    def _piece(self) -> bytes:
+        """Of the body; empty at its end."""
+        coding = self._response.headers.get("Content-Encoding")
+        is_late = time.monotonic() - self._began > LONGEST_S
+        if is_late or (coding and coding.lower() not in _ENCODINGS):
+            self.close()
+            raise UpstreamTimeout if is_late else UpstreamError("upstream_bad_answer")
+        with _Failing(self.url):
+            return self._response.read1(_PIECE, decode_content=bool(coding))
+
+    @property
+    def _is_read(self) -> bool:
+        """Whether the end is known to be reached, and the connection in the pool again."""
+        is_coded = "Content-Encoding" in self._response.headers
+        return self._response.length_remaining == 0 and not is_coded
 
     def close(self) -> None:
         """Hang up, unless it was read to its end: then the connection is in the pool again."""
@@ -151,17 +162,33 @@ def within(seconds: float) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _failing(url: str) -> Iterator[None]:
-    """What people are told: nothing was sent, no answer in time, or it broke off (SEC-093)."""
-    try:
-        with egress.upstream_errors(url):
-            yield
-    except UpstreamError as error:
-        if error.__cause__ is None:  # ours already
-            raise
-        if egress.is_unsent(error.__cause__):
-            raise UpstreamUnreachable from error
-        raise (
-            UpstreamTimeout if isinstance(error, UpstreamTimeout) else UpstreamError
-        )() from error
+class _Failing:
+    """What people are told: nothing was sent, no answer in time, or it broke off (SEC-093).
+
+    A class, as it is entered twice for each call.
+    """
+
+    __slots__ = ("_url",)
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _at: object
+    ) -> None:
+        if error is None:
+            return
+        try:
+            with egress.upstream_errors(self._url):
+                raise error
+        except UpstreamError as ours:
+            raise _told(ours, error) from error
+
+
+def _told(error: UpstreamError, cause: BaseException) -> UpstreamError:
+    if egress.is_unsent(cause):
+        return UpstreamUnreachable()
+    return UpstreamTimeout() if isinstance(error, UpstreamTimeout) else UpstreamError()

@@ -17,6 +17,8 @@ from datetime import datetime, timedelta
 from typing import ParamSpec, TypeVar
 
 from flask import Flask, Response, after_this_request, current_app, g, redirect, request, session
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from flask.wrappers import Request
 from flask_wtf import CSRFProtect
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -46,8 +48,18 @@ def register(app: Flask) -> None:
     app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # gate() checks, as it knows pages from machines
     csrf.init_app(app)
     where.register(app)
+    app.session_interface = SessionsOfPages()
     app.before_request(gate)
     app.context_processor(lambda: {"me": me()})
+
+
+class SessionsOfPages(SecureCookieSessionInterface):
+    """Machines have none: making and signing one would cost each of their calls."""
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        if is_for_machines(request.path):
+            return self.make_null_session(app)
+        return super().open_session(app, request)
 
 
 def gate() -> AnyResponse | None:

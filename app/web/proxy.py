@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from flask import Blueprint, Flask, Response, current_app, g, request
 from werkzeug.exceptions import MethodNotAllowed, RequestEntityTooLarge
@@ -44,12 +46,28 @@ def one(slug: str) -> Response:
         raise MethodNotAllowed(VERBS)
     caller = api_caller("mcp")
     gateway = access.usable(caller, slug)
-    call = wire.read(request.method, request.headers, _body(), request_id=request_id())
+    call = wire.read(request.method, _Headers(), _body(), request_id=request_id())
     g.call_id = call.id
     _note_client(call)
     reply = relay.forward(caller, gateway, call, hangup=_hangup())
     _log(gateway, call, reply, began)
     return _response(gateway, reply)
+
+
+class _Headers:
+    """Those of this request, each looked up where the server put it."""
+
+    def __init__(self) -> None:
+        self._environ: Mapping[str, Any] = request.environ
+
+    def get(self, name: str, /) -> str | None:
+        value: str | None = self._environ.get(f"HTTP_{name.upper().replace('-', '_')}")
+        return value
+
+    def keys(self) -> Iterable[str]:
+        """Of arguments that are mirrored; nobody asks for others that they do not know."""
+        found = (key[5:] for key in self._environ if key.startswith("HTTP_MCP_PARAM_"))
+        return [key.title().replace("_", "-") for key in found]
 
 
 def _body() -> bytes:

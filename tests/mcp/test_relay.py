@@ -798,3 +798,17 @@ def test_modern_at_modern_only(acme, upstream):
     upstream.script = modern
     assert body_of(acme.modern("server/discover"))["result"]["supportedVersions"] == [MODERN]
     assert body_of(acme.call())["result"]["resultType"] == "complete"
+
+
+def test_callers_who_come_together_share_one_handshake(app, acme, upstream):
+    all_here = threading.Barrier(6, timeout=20)
+
+    def ask() -> None:
+        client = dataclasses.replace(acme)
+        all_here.wait()
+        assert client.text(client.call(era="legacy")) == "echo by None"
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    [one.start() for one in threads]
+    [one.join(30) for one in threads]
+    assert len(upstream.asked("initialize")) == 1 and len(upstream.asked("tools/call")) == 6
