@@ -7,7 +7,7 @@ from flask import Flask
 from config import Config, ConfigError
 
 from . import cli, egress, keys, logs, schema, web
-from .db import Recent, db, engine_options, migrate
+from .db import AWAY, Recent, db, engine_options, migrate
 from .secretbox import SecretBox, WeakSecret
 
 
@@ -30,14 +30,21 @@ def create_app(config: Config) -> Flask:
     cli.register(app)
     if config.MIGRATE_AT_START:
         with app.app_context():
-            schema.upgrade()
-            try:
-                keys.verify()
-            except ConfigError:
-                db.session.remove()  # this app is not going to be used
-                db.engine.dispose()
-                raise
+            _open_database()
     return app
+
+
+def _open_database() -> None:
+    """Bring it up to date, and see that our key opens it. Raises ConfigError."""
+    try:
+        schema.upgrade()
+        keys.verify()
+    except AWAY as error:
+        raise ConfigError(f"DATABASE_URL cannot be opened: {error}") from error
+    except ConfigError:
+        db.session.remove()  # this app is not going to be used
+        db.engine.dispose()
+        raise
 
 
 def _settle(app: Flask, config: Config) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
 from . import audit
 from .access import Caller
 from .audit import Actor, Subject
-from .db import db, recent, utcnow
+from .db import AWAY, db, recent, utcnow
 from .errors import Conflict, Invalid, NotFound, SignInRequired
 from .models import ApiToken, Gateway, User
 
@@ -104,7 +104,7 @@ def note_use(token_id: str, client: str, *, is_named: bool) -> None:
     try:
         with db.engine.begin() as link:
             link.execute(change)
-    except OperationalError:
+    except AWAY:
         log.warning("the use of an API token was not noted")
 
 

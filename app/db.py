@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from flask import current_app
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import DeclarativeBase, Session, registry
 
 from . import sqlite
@@ -67,15 +69,23 @@ def plain_type(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     return "sa.DateTime()" if kind == "type" and isinstance(item, UTCDateTime) else False
 
 
+# What SQLAlchemy raises while the database is away, locked, or has no connection to spare.
+AWAY = (OperationalError, InterfaceError, NoConnectionFree)
+
 db = SQLAlchemy(model_class=Base)
 migrate = Migrate(render_as_batch=True, render_item=plain_type)  # batch: SQLite alters by copying
 
 
 def engine_options(url: str) -> dict[str, Any]:
-    """For SQLALCHEMY_ENGINE_OPTIONS. `pool_pre_ping`: a database that restarted is found out."""
+    """For SQLALCHEMY_ENGINE_OPTIONS. `pool_pre_ping`: a database that restarted is found out.
+
+    `hide_parameters`: an error's text, and so the log, would hold hashes and sealed values.
+    """
     if url.startswith("sqlite"):
-        return {"connect_args": {"factory": sqlite.PatientConnection}}
-    return {"pool_pre_ping": True, "pool_size": 10, "max_overflow": 10, "pool_timeout": 2}
+        patient = {"factory": sqlite.PatientConnection}
+        return {"hide_parameters": True, "connect_args": patient}
+    pool = {"pool_pre_ping": True, "pool_size": 10, "max_overflow": 10, "pool_timeout": 2}
+    return {"hide_parameters": True, **pool}
 
 
 def utcnow() -> datetime:

@@ -11,10 +11,9 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from flask import current_app
-from sqlalchemy.exc import OperationalError
 
 from .access import Caller
-from .db import db, recent, utcnow
+from .db import AWAY, db, recent, utcnow
 from .models import BrowserSession, User
 
 log = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ def _note_seen(session_id: str, seen_at: datetime) -> None:
     try:
         with db.engine.begin() as link:
             link.execute(change)
-    except OperationalError:
+    except AWAY:
         log.warning("the use of a browser session was not noted")
 
 

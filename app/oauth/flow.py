@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +20,7 @@ from flask import current_app
 from .. import audit
 from ..access import Caller, Usable, UsableConfig
 from ..audit import Actor, Subject
-from ..db import db, db_now_ms
+from ..db import AWAY, db, db_now_ms
 from ..errors import AppError, Busy, Conflict, ConsentFailed, NotFound
 from ..models import Flow, OAuthConfig
 from ..secretbox import Where, box, cell
@@ -30,6 +31,7 @@ from .client import OAuthClient
 from .replies import TokenSet
 
 WINDOW_MS = 600_000  # in which unfinished attempts are counted
+KEEP_S = 20.0  # how long tokens wait for a database that is away or locked
 _DAY_MS = 86_400_000
 
 
@@ -138,7 +140,7 @@ def finish(
         raise
     try:
         token_set = _exchange(seen, callback)
-        return _settle(person, seen, token_set, t0_ms=t0_ms, by=by)
+        return _settled(person, seen, token_set, t0_ms=t0_ms, by=by)
     except AppError as error:
         raise _failed(seen, error, by=by) from error
 
@@ -221,6 +223,21 @@ def _exchange(seen: ladder.Row, callback: Callback) -> TokenSet:
     if token_set.account_label is None and spec.stores:
         token_set = replace(token_set, account_label=client.account(token_set.access_token))
     return token_set
+
+
+def _settled(
+    caller: Caller, seen: ladder.Row, token_set: TokenSet, *, t0_ms: int, by: Actor
+) -> Finished:
+    """Again while the database is away: nobody gives these tokens twice."""
+    give_up = time.monotonic() + KEEP_S
+    while True:
+        try:
+            return _settle(caller, seen, token_set, t0_ms=t0_ms, by=by)
+        except AWAY:
+            db.session.rollback()
+            if time.monotonic() > give_up:
+                raise
+        time.sleep(0.2)
 
 
 def _settle(

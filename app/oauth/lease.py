@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ..access import Seen, Usable, UsableConfig
 from ..audit import SYSTEM, Subject, entry
-from ..db import db, db_now_ms
+from ..db import AWAY, db, db_now_ms
 from ..errors import AppError, Conflict, ConnectionNeeded, NotFound
 from ..models import AuditEvent, Connection, OAuthConfig
 from ..models.oauth import LIVING
@@ -277,7 +276,7 @@ def _write(change: Any, *, patience: float, note: _Note | None = None) -> sa.Row
                 found = session.execute(change).first()
                 if found is not None and note is not None:
                     session.add(note.event())
-        except (OperationalError, InterfaceError, NoConnectionFree):
+        except AWAY:
             if time.monotonic() > give_up:
                 raise
         else:

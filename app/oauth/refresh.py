@@ -15,9 +15,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from sqlalchemy.exc import OperationalError
-
 from ..access import Seen, Usable, UsableConfig
+from ..db import AWAY
 from ..errors import AppError, Kind, NotFound, ProviderError, TokenRefused, Unsealable
 from ..models.oauth import LIVING
 from ..secretbox import Where, box
@@ -131,7 +130,7 @@ def _take(gateway: Usable, need: Need, row: Row, ask: Ask) -> Seen | None:
     attempt = secrets.token_hex(16)
     try:
         t0 = lease.claim(need, row, attempt)
-    except OperationalError:
+    except AWAY:
         if not need.lives(row):
             raise
         return row  # a database that nobody can write to now need not stop a call

@@ -23,6 +23,7 @@ from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
+from ..db import AWAY
 from ..errors import AppError, Busy, ConnectionNeeded, Invalid, SignInRequired, WireError
 from . import where
 
@@ -31,7 +32,9 @@ log = logging.getLogger(__name__)
 
 def request_id() -> str:
     """What a person can quote to an admin. Made when first asked for: no hook may come too late."""
-    name: str = g.setdefault("request_id", uuid.uuid4().hex[:12])
+    name: str | None = g.get("request_id")
+    if name is None:
+        name = g.request_id = uuid.uuid4().hex[:12]
     return name
 
 
@@ -123,9 +126,17 @@ def _plain(code: str) -> AppError:
     return error
 
 
+def from_database(error: Exception) -> AnyResponse:
+    """It is away or locked: nothing was saved, and it heals by itself (SEC-118)."""
+    log.error("the database does not answer: %s", type(error).__name__, extra=_extra())
+    return respond(AppError("database_away"))
+
+
 def register(app: Flask) -> None:
     app.register_error_handler(AppError, respond)
     app.register_error_handler(HTTPException, from_werkzeug)
+    for kind in AWAY:
+        app.register_error_handler(kind, from_database)
 
 
 def _rpc(number: int, message: str, data: Any, call_id: Any, *, status: int) -> Response:

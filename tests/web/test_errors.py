@@ -1,7 +1,9 @@
 """One error, three clothes: a page, JSON, JSON-RPC."""
 
 import pytest
+import sqlalchemy as sa
 
+from app.db import AWAY, db
 from app.errors import SignInRequired, UpstreamTimeout
 from app.web.errors import respond
 
@@ -28,6 +30,35 @@ def test_a_failed_call_is_no_http_error(app, error, status, key):
         answer = respond(error())
     assert answer.status_code == status and key in answer.json
     assert ("WWW-Authenticate" in answer.headers) == (status == 401)
+
+
+@pytest.mark.parametrize("kind", AWAY)
+@pytest.mark.parametrize(("path", "status"), [("/x", 503), ("/api/x", 503), ("/mcp/x", 200)])
+def test_sec_118_a_database_that_is_away_is_no_fault_of_ours(app, kind, path, status):
+    error = kind() if kind is AWAY[-1] else kind("INSERT", {}, Exception("locked"))
+    with app.test_request_context(path):
+        reply = app.make_response(app.handle_user_exception(error))
+    text = reply.get_data(as_text=True)
+    assert reply.status_code == status and "database_away" in text and "INSERT" not in text
+
+
+def test_sec_111_the_text_of_a_database_error_holds_no_values(app):
+    with app.app_context(), pytest.raises(sa.exc.DBAPIError) as caught:
+        db.session.execute(sa.text("INSERT INTO nowhere VALUES (:x)"), {"x": "canary"})
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["/connections/x%00", "/connections/x?call=%00", "/tools/x%00/y", "/api/v1/gateways/x%00"],
+)
+def test_the_character_nul_is_refused_before_the_database_sees_it(admin, url):
+    assert admin.get(url).status_code == 400
+
+
+def test_the_character_nul_in_a_form_is_refused(stranger, alice):
+    page = stranger.submit("/login", email="a\0@example.com", password="x")
+    assert page.status_code == 400 and "bad_request" in page.text
 
 
 @pytest.mark.parametrize("host", ["evil.example", "gw.test:8443", ""])

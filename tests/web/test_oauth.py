@@ -17,6 +17,7 @@ from app.db import db
 from app.models import AuditEvent, Connection, Flow, OAuthConfig
 from app.oauth.client import s256
 from app.specs import GatewaySpec
+from app.sqlite import PATIENCE_S
 from tests.conftest import Browser, rows
 from tests.oauth import acme
 from tests.oauth.acme import GOOD, TOKEN, leave
@@ -627,3 +628,24 @@ def test_sec_113_a_consent_is_written_down_from_both_ends(app, alice, provider):
         ("consent.refused", "denied", "sign_in_needed"),
     ]
     assert {row.actor_label for row in events} == {"alice@example.com", ""}
+
+
+def test_f_23_tokens_wait_for_a_database_that_is_locked(app, alice, provider, database_url):
+    """Nobody gives them twice. The lock falls as the provider answers, and outlasts one try."""
+    trip, engine, releases = leave(alice), sa.create_engine(database_url), []
+    lock, held_s = "LOCK TABLE flow IN ACCESS EXCLUSIVE MODE", 0.5
+    if engine.dialect.name == "sqlite":
+        lock, held_s = "BEGIN IMMEDIATE", PATIENCE_S + 1
+
+    def answer(_request, _context):
+        link = engine.connect()
+        link.exec_driver_sql(lock)
+        releases.append(threading.Timer(held_s, link.close))
+        releases[0].start()
+        return GOOD
+
+    provider.post(TOKEN, json=answer)
+    page = trip.back()
+    releases[0].join()
+    engine.dispose()
+    assert (page.status_code, page.location) == (303, CLEAN)
