@@ -23,7 +23,10 @@ _SECRETS = {"bearer_token", "basic.password"} | {
     f"{_OAUTH}{name}" for name in ("client_secret", "client_private_key")
 }
 _CREDENTIAL = (f"{_OAUTH}client_secret", f"{_OAUTH}token_endpoint_auth_method")
-_WHERE_SENT = ("issuer", "token_url", "refresh_url", "revocation_url", "client_id", "grant_type")
+_WHERE_SENT = (  # secrets and tokens
+    *("issuer", "token_url", "refresh_url", "revocation_url", "userinfo_url"),
+    *("client_id", "grant_type"),
+)
 _MADE_FOR = ("issuer", "client_id", "grant_type", "resource", "audience")
 
 

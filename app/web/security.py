@@ -6,11 +6,18 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, request
 
-from ..errors import Forbidden
+from ..errors import AppError, Forbidden
 
 CSP = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_HEADERS = (
+    ("Content-Security-Policy", CSP),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "same-origin"),  # not no-referrer: Flask-WTF refuses a form without one
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
 )
 _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 
@@ -19,6 +26,7 @@ def register(app: Flask) -> None:
     public = urlsplit(app.config["PUBLIC_URL"])
     app.extensions["public_host"] = public.netloc
     app.before_request(refuse_foreign_hosts)
+    app.before_request(refuse_nul)
     app.after_request(add_headers)
 
 
@@ -40,17 +48,37 @@ def refuse_foreign_hosts() -> None:
     raise Forbidden("wrong_host", host=host[:100], public_url=current_app.config["PUBLIC_URL"])
 
 
+def refuse_nul() -> None:
+    """No text of ours holds the character NUL, and PostgreSQL takes none."""
+    found = "\0" in request.path or b"%00" in request.query_string
+    if not found and not request.path.startswith(("/mcp", "/api/")):  # which read no forms
+        found = any("\0" in text for _, text in request.form.items(multi=True))
+    if found:
+        raise AppError("bad_request")
+
+
+def body() -> bytes:
+    """What was sent, whole. Raises AppError (too_large).
+
+    Werkzeug refuses a length over the limit, but cuts a chunked body there without a word.
+    """
+    most = current_app.config["MAX_BODY_BYTES"]
+    raw = request.get_data(cache=False)
+    if request.content_length is None and len(raw) >= most:
+        error = AppError("too_large", limit=most)
+        error.rpc = False
+        raise error
+    return raw
+
+
 def add_headers(reply: Response) -> Response:
     """SEC-054, SEC-055. A page may have set a stricter Referrer-Policy of its own."""
-    headers = reply.headers
-    headers.setdefault("Content-Security-Policy", CSP)
-    headers.setdefault("X-Content-Type-Options", "nosniff")
-    # Not no-referrer: Flask-WTF on https refuses a form without a Referer.
-    headers.setdefault("Referrer-Policy", "same-origin")
-    headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
-    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+    there = {name.lower() for name in reply.headers.keys()}  # one look: setdefault takes one each
+    for name, value in _HEADERS:
+        if name.lower() not in there:
+            reply.headers.add(name, value)
     if request.endpoint != "static":
-        headers.setdefault("Cache-Control", "no-store")
+        reply.headers.setdefault("Cache-Control", "no-store")
     if current_app.config["PUBLIC_URL"].startswith("https://"):
-        headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+        reply.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
     return reply

@@ -1,6 +1,7 @@
 """/api/v1/gateways, as a program meets it."""
 
 import copy
+import io
 import json
 
 import pytest
@@ -369,6 +370,20 @@ def test_set_is_no_secret_where_none_is_stored(app, admins):
     ]
 
 
+def test_a_body_in_chunks_is_not_cut_at_the_limit(app, admins):
+    limit = app.config["MAX_BODY_BYTES"]
+    cut_here = b'{"name":"x","url":"https://x.test"}'.ljust(limit) + b"garbage"
+    chunked = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    reply = admins.client.post(
+        "/api/v1/gateways",
+        input_stream=io.BytesIO(cut_here),
+        headers={"Authorization": f"Bearer {admins.token}"},
+        base_url="https://gw.test",
+        environ_overrides=chunked,
+    )
+    assert reply.status_code == 413 and rows(app, Gateway) == []
+
+
 SECRET = "oauth_config.client_secret"
 ASKED_AGAIN = [  # kind, patch, secrets that must be typed again
     ("code", {"url": "https://evil.test/sse"}, [SECRET]),
@@ -378,6 +393,7 @@ ASKED_AGAIN = [  # kind, patch, secrets that must be typed again
     ("code", {"oauth_config": {"issuer": "https://evil.test"}}, [SECRET]),
     ("code", {"oauth_config": {"refresh_url": "https://evil.test/token"}}, [SECRET]),
     ("code", {"oauth_config": {"revocation_url": "https://evil.test/revoke"}}, [SECRET]),
+    ("code", {"oauth_config": {"userinfo_url": "https://evil.test/me"}}, [SECRET]),
     ("code", {"oauth_config": {"client_id": "app-9"}}, [SECRET]),
     ("code", {"oauth_config": {"grant_type": "client_credentials"}}, [SECRET]),
     ("code", {"url": "https://github-mcp.example.com/other"}, []),

@@ -14,7 +14,7 @@ from ...db import db
 from ...errors import AppError, Forbidden, Invalid, NotFound
 from ...models import Gateway
 from ...specs import GatewaySpec
-from .. import auth
+from .. import auth, security
 
 bp = Blueprint("api_gateways", __name__, url_prefix="/api/v1/gateways")
 PAGE_SIZE = 100
@@ -102,7 +102,7 @@ def _record(gateway: Gateway, caller: Caller) -> dict[str, Any]:
 def _body() -> dict[str, Any]:
     """Raises AppError for what is no JSON, Invalid for what is no object."""
     try:
-        body = strict_json.loads(request.get_data())
+        body = strict_json.loads(security.body())
     except strict_json.BadJSON as error:
         raise AppError("bad_json", hint=str(error)) from None
     if not isinstance(body, dict):
