@@ -24,7 +24,7 @@ from requests_oauthlib import OAuth2Session
 from .. import egress
 from ..errors import ProviderError, UpstreamError
 from ..specs import PROTOCOL_PARAMETERS, OAuthConfigSpec
-from . import replies
+from . import refusals, replies
 from .refusals import Answer, Request
 from .replies import BODY_LIMIT, Dialect, TokenSet
 
@@ -196,8 +196,10 @@ class OAuthClient:
         if error.code == "client_rejected":
             error.facts["hint"] = _METHODS[self._us.method]
         secrets = [sent.get(name) for name in ("code", "code_verifier", "refresh_token")]
-        for secret in filter(None, (self._us.client_secret, *secrets)):
-            error.said = error.said and error.said.replace(secret, "…")
+        if self._us.client_secret:
+            secrets += [_basic(self._us), self._us.client_secret]
+        if error.said is not None:
+            error.said = refusals.without(error.said, [secret for secret in secrets if secret])
         return error
 
 
@@ -240,6 +242,12 @@ def _stand_in(real: requests.Response) -> requests.Response:
     return calm
 
 
+def _basic(us: Registration) -> str:
+    """Both parts are form-encoded first (RFC 6749 section 2.3.1); requests would not."""
+    pair = f"{quote_plus(us.client_id)}:{quote_plus(us.client_secret or '')}"
+    return base64.b64encode(pair.encode()).decode()
+
+
 class _Sending(AuthBase):
     """The last hand on the request: fetch_token and refresh_token differ in all but this."""
 
@@ -249,10 +257,7 @@ class _Sending(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         us = self._us
         if us.method == "basic":
-            # Both parts are form-encoded first (RFC 6749 section 2.3.1); requests would not.
-            pair = f"{quote_plus(us.client_id)}:{quote_plus(us.client_secret or '')}"
-            coded = base64.b64encode(pair.encode()).decode()
-            request.headers["Authorization"] = f"Basic {coded}"
+            request.headers["Authorization"] = f"Basic {_basic(us)}"
         if us.spec.token_request_format == "json":  # noqa: S105  # a format
             members = dict(parse_qsl(str(request.body), keep_blank_values=True))
             request.headers["Content-Type"] = "application/json"

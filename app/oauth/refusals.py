@@ -6,11 +6,11 @@ Also for the `error` that a browser brings back: `code_of`, `said`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import mktime_tz, parsedate_tz
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
 from ..errors import SAID_LIMIT, Kind, ProviderError
 
@@ -83,6 +83,16 @@ def plain(text: object, limit: int) -> str:
 def said(word: str, text: str) -> str | None:
     """The provider's own words. Whoever shows them escapes them."""
     return plain(": ".join(filter(None, (word, text))), SAID_LIMIT) or None
+
+
+def without(said: str, secrets: Sequence[str]) -> str:
+    """An echo of a secret taken out: as it is, as it was sent, or cut off at the end."""
+    for secret in secrets:
+        for form in dict.fromkeys((secret, quote_plus(secret), quote(secret, safe=""))):
+            said = said.replace(form, "…")
+            cut = next((n for n in range(len(form) - 1, 5, -1) if said.endswith(form[:n])), 0)
+            said = f"{said[:-cut]}…" if cut else said
+    return said
 
 
 def mapped(word: str, text: str, errors: Mapping[str, str]) -> str | None:

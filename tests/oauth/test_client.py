@@ -426,6 +426,18 @@ def test_an_echoed_secret_is_not_repeated(provider):
     assert "the-refresh-token" not in failure(client(), "refresh").said
 
 
+@pytest.mark.parametrize("form", ["a/b+c d&e", "a%2Fb%2Bc+d%26e", "a%2Fb%2Bc%20d%26e", None])
+def test_sec_058_no_spelling_of_the_secret_comes_back(provider, form):
+    """`None`: the pair of the Authorization header, which anybody can decode."""
+    pair = base64.b64encode(b"cid:a%2Fb%2Bc+d%26e").decode()
+    echo = form or f"Authorization: Basic {pair}"
+    for text in (f"bad: {echo}!", "x" * (286 - len(echo)) + echo):
+        wrong = {"error": "invalid_client", "error_description": text}
+        provider.post(TOKEN, status_code=401, json=wrong)
+        said = failure(client("a/b+c d&e"), "refresh").said
+        assert (form or pair)[:8] not in said and "…" in said
+
+
 @pytest.mark.parametrize("talkative", ["", "requests_oauthlib", "oauthlib"])
 def test_sec_111_debug_logs_hold_no_token(provider, caplog, talkative):
     provider.post(TOKEN, json=GOOD | {"access_token": "canary-1", "refresh_token": "canary-2"})
