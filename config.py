@@ -68,6 +68,7 @@ class Config:
         if hmac.compare_digest(self.SECRET_KEY.encode(), self.AUTH_ENCRYPTION_SECRET.encode()):
             raise ConfigError("SECRET_KEY and AUTH_ENCRYPTION_SECRET must differ")
         _check_public_url(self.PUBLIC_URL)
+        _check_words(self)
         for name in ("EGRESS_ALLOW", "TRUSTED_PROXIES"):
             for text in getattr(self, name):
                 try:
@@ -83,7 +84,12 @@ class Config:
         return self.PUBLIC_URL.startswith("https://")
 
 
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _LIMITS = {
+    "MAX_BODY_BYTES": (1024, 1_073_741_824),
+    "OAUTH_TOKEN_CLEANUP_INTERVAL": (1, 604_800),
+    "OAUTH_MAX_STORED_TOKENS_PER_GATEWAY": (0, 10_000_000),
+    "OAUTH_MAX_AUTHORIZATION_ATTEMPTS": (1, 1000),
     "OAUTH_REQUEST_TIMEOUT": (0.1, 600),
     "OAUTH_MAX_RETRIES": (0, 10),
     "OAUTH_STATE_EXPIRY": (60, 600),
@@ -103,6 +109,13 @@ def _text_of(name: str, env: Mapping[str, str]) -> str | None:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}_FILE cannot be read: {path}") from error
+
+
+def _check_words(config: Config) -> None:
+    if config.LOG_LEVEL.upper() not in _LEVELS:
+        raise ConfigError(f"LOG_LEVEL must be one of {', '.join(_LEVELS)}")
+    if not re.match(r"(sqlite|postgres|postgresql(\+psycopg)?)://", config.DATABASE_URL):
+        raise ConfigError("DATABASE_URL must start with sqlite:// or postgresql://")
 
 
 def _check_public_url(url: str) -> None:

@@ -25,6 +25,10 @@ GOOD = {"SECRET_KEY": SECRETS["SECRET_KEY"], "AUTH_ENCRYPTION_SECRET": "ab1c2d3e
         ({"PUBLIC_URL": "https://gw.example.com/"}, "no trailing slash"),
         ({"EGRESS_ALLOW": "10.0.0.0/99"}, "EGRESS_ALLOW"),
         ({"OAUTH_STATE_EXPIRY": "5"}, "OAUTH_STATE_EXPIRY"),
+        ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL must be one of"),
+        ({"DATABASE_URL": "mysql://x/y"}, "DATABASE_URL must start with"),
+        ({"MAX_BODY_BYTES": "0"}, "MAX_BODY_BYTES must be"),
+        ({"OAUTH_MAX_STORED_TOKENS_PER_GATEWAY": "-5"}, "OAUTH_MAX_STORED_TOKENS_PER_GATEWAY"),
         ({"SECRET_KEY_FILE": "/nowhere/at/all"}, "SECRET_KEY_FILE cannot be read"),
     ],
 )
@@ -51,6 +55,12 @@ def test_sec_081_a_wrong_key_is_found_at_the_start_and_an_old_one_opens(app, sta
         start(other)
     old = (config.AUTH_ENCRYPTION_SECRET,)
     start(dataclasses.replace(other, AUTH_ENCRYPTION_SECRETS_OLD=old))
+
+
+def test_a_database_that_cannot_be_opened_is_named(tmp_path):
+    missing = f"sqlite:///{tmp_path}/no/such/folder/gateway.db"
+    with pytest.raises(ConfigError, match="DATABASE_URL cannot be opened"):
+        create_app(Config(**SECRETS, DATABASE_URL=missing))
 
 
 def test_a_secret_can_come_from_a_file(tmp_path):
