@@ -99,6 +99,11 @@ class Usable:
     def consent_gen(self) -> int:
         return self.connection.consent_gen if self.connection else 0
 
+    @property
+    def signs_people_in(self) -> bool:
+        """Else nobody signs in, or all use one account that the admins keep."""
+        return self.config is not None and not self.config.is_shared
+
 
 def usable(caller: Caller, slug: str) -> Usable:
     """Raises NotFound for unknown, off and forbidden alike. Opens no transaction that stays."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import ipaddress
+import math
 import os
 import re
 import socket
@@ -131,9 +132,10 @@ class Call:
     Only a call with `sent` False may be repeated without asking what the peer made of it.
     """
 
-    def __init__(self, around: Call | None = None) -> None:
+    def __init__(self, around: Call | None = None, seconds: float = math.inf) -> None:
         self.sent = False
         self.expired = False
+        self._ends = time.monotonic() + seconds
         self._around = around  # a call that this one is part of: its deadline holds, too
         self._lock = threading.Lock()
         self._handles: dict[int, socket.socket] = {}
@@ -147,6 +149,15 @@ class Call:
                 self._handles[sock.fileno()] = socket.socket(fileno=os.dup(sock.fileno()))
         if self.expired:
             self.cut()
+
+    @property
+    def is_over(self) -> bool:
+        """To be asked while bytes come: of a cut connection those that wait can still be read, so a
+        peer that is never silent hides the cut, and may keep the timer's thread off.
+        """
+        if time.monotonic() > self._ends:
+            self.expired = True
+        return self.expired or (self._around is not None and self._around.is_over)
 
     def cut(self) -> None:
         with self._lock:
@@ -206,7 +217,7 @@ def call(seconds: float) -> Iterator[Call]:
     head, so what came out of a call that ran over its time is never used. Name resolution is not
     limited.
     """
-    this = Call(_call.get())
+    this = Call(_call.get(), seconds)
     timer = threading.Timer(seconds, this.cut)
     timer.daemon = True
     timer.start()
@@ -223,6 +234,13 @@ def call(seconds: float) -> Iterator[Call]:
         _call.reset(token)
         timer.cancel()
         this.close()
+
+
+def in_time() -> None:
+    """Raises DeadlineExceeded when the time of the call around this is over."""
+    this = _call.get()
+    if this is not None and this.is_over:
+        raise DeadlineExceeded
 
 
 class _Pinned(HTTPConnection):

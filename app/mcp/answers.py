@@ -6,6 +6,7 @@ pass. It is for our own requests.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -15,7 +16,10 @@ from .. import strict_json
 from ..errors import UpstreamError
 from ..strict_json import BadJSON
 from . import jsonrpc, sse
-from .upstream import Answer
+from .upstream import MOST, Answer
+
+BEFORE = 10_000  # messages in front of an answer to a request of our own
+ASKED = 1_000  # requests of a server's, in front of any answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +49,37 @@ def messages_in(incoming: Iterator[sse.Event]) -> Iterator[Message]:
 def first_answer(answer: Answer, call_id: jsonrpc.Id) -> Message:
     """The answer to this id, whatever comes before it; then hangs up. Raises UpstreamError."""
     with closing(answer):
-        *_, last = until_answered(messages(answer, call_id), call_id, lambda _: None)
-    return last
+        return last(until_answered(messages(answer, call_id), call_id, lambda _: None))
+
+
+def last(stream: Iterator[Message]) -> Message:
+    """The answer, of what until_answered gives. Raises UpstreamError, also for too much before."""
+    found, size = None, 0
+    for number, found in enumerate(stream):  # noqa: B007  # the last one is what is wanted
+        size += len(found.raw)
+        if number >= BEFORE or size > MOST:
+            raise UpstreamError("upstream_bad_answer")
+    if found is None:
+        raise UpstreamError
+    return found
 
 
 def until_answered(
     stream: Iterator[Message], call_id: jsonrpc.Id, back: Callable[[bytes], None]
 ) -> Iterator[Message]:
     """Notifications, then the answer; requests of the server are turned down by `back`."""
+    others = 0
     for message in stream:
         if jsonrpc.is_answer(message.body, call_id):
             yield message
             return
         if "method" in message.body and "id" not in message.body:
             yield message
-        elif "method" in message.body:
+            continue
+        others += 1
+        if others > ASKED:
+            raise UpstreamError("upstream_bad_answer")
+        if "method" in message.body:
             with suppress(UpstreamError):
                 back(_turned_down(message.body))
     raise UpstreamError
@@ -96,12 +116,19 @@ def refusal(answer: Answer, call_id: jsonrpc.Id) -> Message:
 
 def events(answer: Answer) -> Generator[sse.Event, None, None]:
     """Of a stream that is read to be understood. Events with a name of their own are left out."""
+    for block in blocks(answer):
+        yield from sse.events(block)
+
+
+def blocks(answer: Answer, most: float = math.inf) -> Iterator[bytes]:
+    """Whole events, as they came. Raises UpstreamError, also for more than `most` bytes."""
     if answer.kind != "events":
         raise UpstreamError("upstream_bad_answer")
     splitter = sse.Splitter()
-    for piece in answer.pieces():
+    for piece in answer.pieces(most):
         try:
             block = splitter.feed(piece)
         except sse.TooLong as error:
             raise UpstreamError("upstream_bad_answer") from error
-        yield from sse.events(block)
+        if block:
+            yield block

@@ -70,8 +70,9 @@ def tools(listed: Any) -> list[Tool]:
 
 def _tool(said: Any) -> Tool | None:
     name = said.get("name") if isinstance(said, dict) else None
-    if not isinstance(name, str) or not 0 < len(name) <= _NAME_MOST:
+    if not isinstance(name, str) or not 0 < len(name) <= _NAME_MOST or not name.isprintable():
         return None
+    said = _without_nul(said)
     annotations = _object(said.get("annotations"))
     title = said.get("title") or annotations.get("title")
     return Tool(
@@ -82,6 +83,15 @@ def _tool(said: Any) -> Tool | None:
         annotations=annotations,
         definition=dict(said),
     )
+
+
+def _without_nul(said: Any) -> Any:
+    """PostgreSQL keeps no such character, and nobody reads one."""
+    if isinstance(said, str):
+        return said.replace("\0", "")
+    if isinstance(said, dict):
+        return {_without_nul(name): _without_nul(value) for name, value in said.items()}
+    return [_without_nul(one) for one in said] if isinstance(said, list) else said
 
 
 def _object(said: Any) -> dict[str, Any]:

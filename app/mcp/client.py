@@ -13,11 +13,12 @@ from typing import Any
 
 from ..errors import UpstreamError
 from . import jsonrpc, sse, wire
-from .answers import Message, events, first_answer, messages, messages_in, until_answered
+from .answers import Message, events, first_answer, last, messages, messages_in, until_answered
 from .memory import Era, Own
 from .operation import Operation
 from .upstream import Answer, within
 
+HANDSHAKE_S = 30.0  # until a session of ours is open
 ENDPOINT_S = 10.0  # until an old server's stream has named its endpoint (O2)
 RESUMES, RESUME_MS, RESUME_MOST_MS = 3, 1000, 5000  # of a stream with event ids (L12)
 NOT_HERE = (400, 404, 405)  # what a server of the old transport says to a POST (E5)
@@ -42,12 +43,8 @@ def run(op: Operation, method: str, params: Mapping[str, Any]) -> Message:
     else:
         raw, _ = wire.request(call_id, method, wire.without_era(params), is_modern=False)
         stream = converse(op, raw, call_id)
-    last = None
-    for message in stream:
-        last = message
-    if last is None:
-        raise UpstreamError
-    return last
+    with closing(stream):
+        return last(stream)
 
 
 def new_id() -> int:
@@ -95,7 +92,7 @@ def is_modern_answer(status: int, body: Mapping[str, Any]) -> bool:
 
 def _once(
     op: Operation, raw: bytes, call_id: jsonrpc.Id, headers: Mapping[str, str]
-) -> Iterator[Message]:
+) -> Generator[Message, None, None]:
     with closing(op.send("POST", headers, raw)) as answer:
         yield from until_answered(messages(answer, call_id), call_id, lambda _: None)
 
@@ -132,21 +129,21 @@ def _resumed(
         with closing(answer):
             yield from messages(answer, call_id)
         return
-    last, pause = "", RESUME_MS
+    at, pause = "", RESUME_MS
     for _ in range(RESUMES + 1):
         problem = UpstreamError()
         with closing(answer):
             try:
                 for event in events(answer):
-                    last = last if event.id is None else event.id
+                    at = at if event.id is None else event.id
                     pause = pause if event.retry_ms is None else event.retry_ms
                     yield from messages_in(iter([event]))
             except UpstreamError as error:
                 problem = error
-        if not last:
+        if not wire.is_session_id(at):  # none, or one that no header can carry
             raise problem
         time.sleep(min(pause, RESUME_MOST_MS) / 1000)
-        again = {**own.headers, **_STREAM, "Last-Event-ID": last}
+        again = {**own.headers, **_STREAM, "Last-Event-ID": at}
         answer = op.send_as_it_is("GET", again, None)
         if answer.status != 200:
             answer.close()
@@ -163,7 +160,8 @@ def _in_session(op: Operation, raw: bytes) -> tuple[Answer, Own]:
         answer.close()
         op.memory.drop(op.key, own)
     with op.memory.opening(op.key):
-        own = op.memory.session(op.key) or open_session(op)
+        with within(HANDSHAKE_S):
+            own = op.memory.session(op.key) or open_session(op)
     return op.send("POST", own.headers, raw), own
 
 
@@ -227,8 +225,8 @@ class _OldStream:
             self._incoming = opened.enter_context(closing(events(answer)))
             self._url = _endpoint(answer, self._incoming)
         hello_id = new_id()
-        *_, welcome = self.ask(hello(hello_id), hello_id)
-        result = _welcome(welcome.body)
+        with within(HANDSHAKE_S):
+            result = _welcome(last(self.ask(hello(hello_id), hello_id)).body)
         op.memory.learn(op.gateway, "sse", result.get("capabilities"))
         self._headers["MCP-Protocol-Version"] = result["protocolVersion"]
         self._back(INITIALIZED)

@@ -31,10 +31,6 @@ def keeps_nothing(gateway: Usable) -> bool:
     return config is not None and not config.is_shared and not config.spec.stores
 
 
-def signs_people_in(gateway: Usable) -> bool:
-    return gateway.config is not None and not gateway.config.is_shared
-
-
 def digest_of(method: str, params: Mapping[str, Any]) -> str:
     """Which call this is, told apart by method and parameters alone: a repetition has a new id."""
     asked = {k: v for k, v in params.items() if k not in (*_OF_A_RETRY, "_meta")}
@@ -66,8 +62,7 @@ def ask(turn: Turn, needed: ConnectionNeeded) -> wire.Reply:
 def step_up(turn: Turn, error: AppError) -> wire.Reply:
     """A right is missing that a new consent can give. Commits."""
     scopes = str(error.facts.get("scope", "")).split()
-    if signs_people_in(turn.gateway):
-        error.facts["link"] = _link(turn, scopes)
+    error.facts["link"] = _link(turn, scopes)
     return failed(turn, error)
 
 
@@ -98,7 +93,7 @@ def is_connect(turn: Turn) -> bool:
     """Whether it is our own tool that is called."""
     call = turn.call
     is_ours = call.method == "tools/call" and call.params.get("name") == CONNECT
-    return is_ours and signs_people_in(turn.gateway)
+    return is_ours and turn.gateway.signs_people_in
 
 
 def _digest(turn: Turn) -> str:

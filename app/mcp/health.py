@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 EVERY_S = 60
 _FAILURES = (  # of the server or of its set-up; what a person has to do is none
     *("upstream_unreachable", "upstream_timeout", "upstream_error", "upstream_bad_answer"),
-    *("token_refused", "redirected", "sign_in_not_set_up"),
+    *("token_refused", "token_refused_shared", "redirected", "sign_in_not_set_up"),
 )
 # gateway id, whose connection, and code -> when to note it again, monotonic
 _due: dict[tuple[str, str, str], float] = {}

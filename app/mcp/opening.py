@@ -20,6 +20,7 @@ from .turn import Turn
 from .upstream import Answer, within
 
 OPEN_S = 5.0  # for the upstream, after which we answer
+MOST = 1024 * 1024  # bytes of what a server says of itself
 LOOK_S = 10.0  # for an upstream of the old transport, whose handshake takes three requests
 
 
@@ -133,14 +134,15 @@ def _whole(answer: Answer, call_id: jsonrpc.Id | None) -> tuple[bytes, Message]:
     """An opening's answer as it came, up to the message that matters, and that message."""
     with closing(answer):
         if answer.kind == "json":
-            raw = answer.body()
-            return raw, answers.message_of(raw)
-        block = b""
-        if answer.kind == "events":
-            splitter = sse.Splitter()
-            for piece in answer.pieces():
-                block += splitter.feed(piece)
-                for message in answers.messages_in(sse.events(block)):
-                    if jsonrpc.is_answer(message.body, call_id):
-                        return block, message
+            raw = answer.body(MOST)
+            message = answers.message_of(raw)
+            if answer.status >= 400 or jsonrpc.is_answer(message.body, call_id):
+                return raw, message  # a refusal often names no id (V3)
+            raise UpstreamError("upstream_bad_answer")
+        held = []
+        for block in answers.blocks(answer, MOST):
+            held.append(block)
+            for message in answers.messages_in(sse.events(block)):
+                if jsonrpc.is_answer(message.body, call_id):
+                    return b"".join(held), message
     raise UpstreamError("upstream_bad_answer")

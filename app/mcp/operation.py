@@ -78,7 +78,7 @@ class Operation:
     def _refused(self) -> UpstreamError:
         if self.gateway.auth_type == "none":
             return UpstreamError("sign_in_not_set_up")
-        return TokenRefused()
+        return TokenRefused(None if self.gateway.signs_people_in else "token_refused_shared")
 
     def _problem(self, answer: Answer) -> UpstreamError | None:
         status = answer.status
@@ -88,7 +88,10 @@ class Operation:
             wanted = answer.wanted_scope
             if wanted is None:
                 return UpstreamError("upstream_forbidden")
-            return UpstreamError("insufficient_scope", scope=wanted)
+            if not self.gateway.signs_people_in:
+                return UpstreamError("insufficient_scope_shared", scope=wanted)
+            page = f"/connections/{self.gateway.slug}"  # until there is a link for this very call
+            return UpstreamError("insufficient_scope", scope=wanted, link=page)
         if 300 <= status < 400:
             return UpstreamError("redirected", host=urlsplit(answer.url).hostname or "")
         return None if 400 <= status < 500 else UpstreamError()

@@ -5,6 +5,7 @@ No row, no era and no token is known here, but for the headers it is given.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -58,7 +59,7 @@ class Exchanges:
             if self._line is None:
                 return Answer(to, self._ask(verb, to, body, sent))
             with self._line:
-                return Answer(to, self._ask(verb, to, body, sent))
+                return Answer(to, self._ask(verb, to, body, sent), self._line)
 
     def _ask(
         self, verb: str, url: str, body: bytes | None, headers: dict[str, str]
@@ -77,6 +78,7 @@ class Answer:
 
     url: str
     _response: BaseHTTPResponse = field(repr=False)
+    _line: egress.Line | None = field(default=None, repr=False)
     _began: float = field(default_factory=time.monotonic)
 
     @property
@@ -101,10 +103,19 @@ class Answer:
         found = _SCOPE.search(said)
         return found[1] if found else ""
 
-    def pieces(self) -> Iterator[bytes]:
-        """As they come, decoded; ends at the end. Raises UpstreamError when it breaks off."""
+    def pieces(self, most: float = math.inf) -> Iterator[bytes]:
+        """As they come, decoded; ends at the end.
+
+        Raises UpstreamError when it breaks off, and for more than `most` bytes.
+        """
+        size = 0
         try:
             while piece := self._piece():
+                if size:  # else a server that is never silent would keep all others off (gevent)
+                    time.sleep(0)
+                size += len(piece)
+                if size > most:
+                    raise UpstreamError("upstream_bad_answer")
                 yield piece
                 if self._is_read:
                     return  # the next read would only say so
@@ -116,14 +127,7 @@ class Answer:
         first = self._piece()
         if self._is_read:  # as most answers are: small, and of a length that was said
             return first
-        pieces, size = [first], len(first)
-        for piece in self.pieces():
-            pieces.append(piece)
-            size += len(piece)
-            if size > most:
-                self.close()
-                raise UpstreamError("upstream_bad_answer")
-        return b"".join(pieces)
+        return b"".join([first, *self.pieces(most - len(first))])
 
     def _piece(self) -> bytes:
         """Of the body; empty at its end."""
@@ -132,7 +136,11 @@ class Answer:
         if is_late or (coding and coding.lower() not in _ENCODINGS):
             self.close()
             raise UpstreamTimeout if is_late else UpstreamError("upstream_bad_answer")
+        if self._line is not None and self._line.expired:  # nobody waits for it
+            self.close()
+            raise UpstreamError
         with _Failing(self.url):
+            egress.in_time()
             return self._response.read1(_PIECE, decode_content=bool(coding))
 
     @property

@@ -114,11 +114,14 @@ def read(verb: str, headers: Headers, body: bytes, *, request_id: str = "") -> C
     params = message.get("params")
     if params is not None and not isinstance(params, dict):
         raise WireError("params must be an object.", number=INVALID_PARAMS, call_id=call_id)
+    meta = (params or {}).get("_meta")
+    if meta is not None and not isinstance(meta, dict):
+        raise WireError("_meta must be an object.", number=INVALID_PARAMS, call_id=call_id)
     if is_modern and call_id is not None:
         _climb(headers, version or "", message, call_id)
         up["Mcp-Method"] = message["method"]
         up |= _mirrored(headers, method)
-    elif not is_modern and VERSION in ((params or {}).get("_meta") or ()):  # E3
+    elif not is_modern and VERSION in (meta or ()):  # E3
         raise _mismatch("MCP-Protocol-Version", call_id)
     elif is_modern and method is None:
         raise WireError("No answers are expected here.", number=INVALID_REQUEST)  # N1

@@ -83,7 +83,8 @@ def _turn(gateway: Usable, need: Need, row: Row | None, ask: Ask) -> Seen | None
     if not need.can_renew(row):
         return _use_up(need, row)
     if _was_forced_just_now(need, row):
-        raise TokenRefused(gateway=gateway.slug)
+        code = None if gateway.signs_people_in else "token_refused_shared"
+        raise TokenRefused(code, gateway=gateway.slug)
     if row.now() < max(row.not_before_ms, row.lease_ms) or _is_uncertain(need, row):
         return _meanwhile(gateway, need, row)
     return _take(gateway, need, row, ask)

@@ -12,7 +12,19 @@ from app.oauth.replies import TokenSet
 from tests.conftest import rows
 from tests.mcp import world
 from tests.mcp.world import Client, add, body_of, connect, failure_of, messages_of, oauth
-from tests.upstream import META, OldServer, Said, Upstream, dual, legacy, result, says, upstream
+from tests.upstream import (
+    META,
+    OldServer,
+    Said,
+    Upstream,
+    dual,
+    event,
+    legacy,
+    result,
+    says,
+    streams,
+    upstream,
+)
 
 __all__ = ["upstream"]  # the fixture
 URL, FORM = {"elicitation": {"url": {}}}, {"elicitation": {}}
@@ -382,3 +394,28 @@ def test_no_tokens_of_one_consent_are_left_for_the_next_call(app, upstream, forg
     consent(app, tokens=TokenSet("at-twice", None, 3600.0))
     seen = [one.header("Authorization") for one in upstream.asked("tools/call")]
     assert seen == ["Bearer at-once", "Bearer at-twice"]
+
+
+@pytest.mark.parametrize("more", [{}, {"params": None}, {"params": {"arguments": 5}}])
+def test_a_call_without_params_waits_and_runs_like_any_other(app, upstream, forgetful, more):
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", **more}
+    assert c5(forgetful.send("POST", body).json)
+    consent(app)
+    assert forgetful.send("POST", body).json["result"]["content"]
+    [up] = upstream.asked("tools/call")
+    assert "name" not in up.json["params"]
+
+
+def test_an_event_id_that_no_header_can_carry_is_no_way_to_resume(app, upstream, forgetful):
+    def script(seen):
+        if seen.rpc != "tools/call":
+            return legacy(seen)
+        return streams(event({"jsonrpc": "2.0", "method": "notifications/x"}, id="\u4e16"))
+
+    upstream.script = script
+    forgetful.call("echo", n=1)
+    consent(app)
+    [row] = rows(app, ParkedCall)
+    assert row.state == "failed"
+    assert failure_of(forgetful.call("echo", n=1))["code"] == "upstream_error"
+    assert upstream.asked("GET") == []

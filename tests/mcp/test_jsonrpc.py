@@ -8,9 +8,16 @@ from hypothesis import strategies as st
 
 from app.mcp import jsonrpc
 
+LONG = b"x" * 70_000
 IDS = st.one_of(st.integers(), st.text())
 VALUES = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text()),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(),
+    ),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
@@ -26,6 +33,19 @@ def test_an_answer_is_found_wherever_its_id_stands(call_id, value, is_first, is_
 
 
 @pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"jsonrpc":"2.0","id":7,"result":"%b"}',
+        b' {"jsonrpc":"2.0","result":"%b","id":7}\n',
+        b'{"result":{"a":"%b}{"},"id":7,"jsonrpc":"2.0"}',
+        b'{"result":"%b","id":7,"extra":1}',
+    ],
+)
+def test_a_long_answer_is_found_by_its_ends(raw):
+    assert jsonrpc.answers(raw % LONG, 7) and not jsonrpc.answers(raw % LONG, 8)
+
+
+@pytest.mark.parametrize(
     ("raw", "call_id"),
     [
         (b'{"jsonrpc":"2.0","id":"1","result":{}}', 1),
@@ -38,6 +58,14 @@ def test_an_answer_is_found_wherever_its_id_stands(call_id, value, is_first, is_
         (b"", 1),
         (b"<html>", 1),
         (b'{"jsonrpc":"2.0","result":' + b"[" * 100_000, 1),
+        (b'{"jsonrpc":"2.0","id":1,"result":{}}{"id":9}', 1),
+        (b'{"jsonrpc":"2.0","id":1,"result":{}} x', 1),
+        (b'{"jsonrpc":"2.0","id":1,"result":NaN}', 1),
+        (b'{"jsonrpc":"2.0","id":1,"result":%b%b}' % (b"[" * 9_999, b"]" * 9_999), 1),
+        (b'{"jsonrpc":"2.0","id":1,"result":"%b"}{"id":9}' % LONG, 1),
+        (b'{"jsonrpc":"2.0","id":1,"result":"%b"},"id":9}' % LONG, 1),
+        (b'x,"result":"%b","id":1}' % LONG, 1),
+        (b'{"jsonrpc":"2.0","id":1,"result":"%b"' % LONG, 1),
     ],
 )
 def test_what_only_looks_like_the_answer_is_not_taken_for_it(raw, call_id):

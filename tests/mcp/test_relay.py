@@ -5,6 +5,7 @@ import json
 import threading
 
 import pytest
+import requests_mock as mocking
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -89,6 +90,14 @@ def test_vectors_of_a_modern_client(acme, upstream):
         assert reply.json["result"]["resultType"] == "complete"
         assert upstream.seen[-1].body == raw
     assert len(upstream.seen) == 3
+
+
+@pytest.mark.parametrize("kind", ["json", "events"])
+def test_an_opening_under_another_id_is_not_taken_for_the_answer(acme, upstream, kind):
+    answer = {"jsonrpc": "2.0", "id": 99, "result": WELCOME}
+    upstream.script = lambda _: says(answer) if kind == "json" else streams(event(answer))
+    assert acme.initialize().json["result"]["serverInfo"]["name"] == "acme"
+    assert acme.modern("server/discover").json["error"]["code"] == -32600
 
 
 @pytest.mark.parametrize(("first", "capabilities"), [(1, "{}"), (0, "{}"), (0, V4)])
@@ -534,7 +543,7 @@ def test_a_refused_token_with_nothing_to_follow_it_asks_for_a_sign_in(app, upstr
 def test_a_fixed_token_that_is_refused_is_no_matter_of_the_person(app, upstream):
     add(app, upstream.url, auth_type="bearer", bearer_token="s3cret")
     upstream.script = lambda _: Said(401)
-    assert failure_of(Client(app).call())["code"] == "token_refused"
+    assert failure_of(Client(app).call())["code"] == "token_refused_shared"
     assert len(upstream.seen) == 1
 
 
@@ -549,7 +558,7 @@ def test_client_credentials_without_storage_ask_anew_for_each_operation(app, ups
     upstream.script = refusing("cc-2")
     assert client.text(client.call()) == "echo by Bearer cc-3"
     upstream.script = lambda _: Said(401)
-    assert failure_of(client.call())["code"] == "token_refused"
+    assert failure_of(client.call())["code"] == "token_refused_shared"
     assert provider.call_count == 6
 
 
@@ -580,7 +589,25 @@ def test_f_32_a_right_that_is_missing_leads_to_a_link_that_asks_for_it(app, upst
 def test_a_right_that_is_missing_without_a_person_has_no_link(app, upstream, acme):
     challenge = 'Bearer error="insufficient_scope"'
     upstream.script = lambda _: Said(403, b"", {"WWW-Authenticate": challenge})
-    assert failure_of(acme.call())["code"] == "insufficient_scope"
+    data = failure_of(acme.call())
+    assert data["code"] == "insufficient_scope_shared"
+    assert data["action"].startswith("An admin must") and "link" not in data["action"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(401, "token_refused_shared"), (403, "insufficient_scope_shared")]
+)
+def test_what_a_shared_account_lacks_is_for_an_admin_to_give(app, upstream, status, code):
+    add(app, upstream.url, auth_type="oauth", oauth_config=SHARED)
+    add(app, upstream.url, "static", auth_type="bearer", bearer_token="s3cret")
+    connect(app)
+    challenge = {"WWW-Authenticate": 'Bearer error="insufficient_scope", scope="write"'}
+    upstream.script = lambda _: Said(status, b"", challenge)
+    with mocking.Mocker() as provider:
+        provider.post(SHARED["token_url"], json=NEW_TOKEN)
+        for slug in ("acme", "static"):
+            data = failure_of(Client(app, slug=slug).call())
+            assert data["code"] == code and data["action"].startswith("An admin must")
 
 
 # -- streams --------------------------------------------------------------------------------------

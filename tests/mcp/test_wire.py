@@ -214,3 +214,19 @@ def test_every_name_can_be_put_into_a_header_and_read_back(name):
 def test_a_wrapped_name_has_one_spelling(payload):
     read_back = wire.unwrapped(f"=?base64?{payload}?=")
     assert read_back is None or wire.wrapped(read_back) in (f"=?base64?{payload}?=", read_back)
+
+
+@pytest.mark.parametrize("meta", [5, "x", "io.modelcontextprotocol/protocolVersion", [1], True])
+@pytest.mark.parametrize("version", [None, LEGACY, MODERN])
+def test_a_meta_that_is_no_object_is_refused(meta, version):
+    body = {"jsonrpc": "2.0", "id": 7, "method": "tools/list", "params": {"_meta": meta}}
+    named = {"MCP_Protocol_Version": version, "Mcp_Method": "tools/list"}
+    with pytest.raises(WireError) as caught:
+        read(body, **{name: value for name, value in named.items() if value is not None})
+    assert (caught.value.number, caught.value.http, caught.value.call_id) == (-32602, 400, 7)
+
+
+@pytest.mark.parametrize("params", [{}, {"params": None}, {"params": {"_meta": None}}])
+def test_a_legacy_request_may_come_without_params(params):
+    call = read({"jsonrpc": "2.0", "id": 7, "method": "tools/call", **params})
+    assert (call.target, call.meta) == (None, {})

@@ -253,6 +253,23 @@ def test_whoever_is_connected_already_is_sent_back_to_the_client(app, alice, ask
     assert "You are connected already" in alice.get(ask()).text
 
 
+@pytest.mark.parametrize("more", [{}, {"params": None}, {"params": {"arguments": 5, "name": [1]}}])
+def test_a_call_without_params_is_waited_for_like_any_other(
+    app, alice, provider, upstream: Upstream, more
+):
+    unkept = {"auth_type": "oauth", "oauth_config": world.CODE}
+    world.add(app, upstream.url, **unkept)
+    provider.post(TOKEN, json=GOOD)
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", **more}
+    said = world.Client(app, email="alice@example.com").send("POST", body).text
+    link = re.search(r"https://gw.test(/connections/acme\?ask=[\w.~-]+)", said)[1]
+    assert alice.get(link).status_code == 200
+    back = leave(alice, ask=link.partition("ask=")[2]).back()
+    assert back.status_code == 303
+    page = alice.get(back.location)
+    assert page.status_code == 200 and "the call ran" in page.text
+
+
 # -- back from the provider -----------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import gzip
+import json
+import math
 import re
 from urllib.parse import quote
 
@@ -11,6 +13,7 @@ import requests_mock as mocking
 from app import api_tokens
 from app.audit import SYSTEM
 from app.db import db
+from app.mcp.jsonrpc import dumps
 from app.models import Gateway
 from tests.conftest import rows
 from tests.mcp import world
@@ -328,6 +331,12 @@ FAULTS = {
     "accepted": (lambda _: Said(202), "upstream_bad_answer"),
     "cut json": (lambda _: says(DIED[0]), "upstream_bad_answer"),
     "foreign id": (lambda _: says(DIED[1]), "upstream_bad_answer"),
+    "two texts": (lambda seen: says(dumps(result(seen)) + DIED[1]), "upstream_bad_answer"),
+    "no number": (lambda seen: says(result(seen, a=math.nan)), "upstream_bad_answer"),
+    "deep": (
+        lambda seen: says(result(seen, a=json.loads("[" * 99 + "]" * 99))),
+        "upstream_bad_answer",
+    ),
     "a batch": (lambda seen: says([result(seen)]), "upstream_bad_answer"),
     "403": (lambda _: Said(403), "upstream_forbidden"),
     "401": (lambda _: Said(401), "sign_in_not_set_up"),

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from urllib.parse import urljoin
 
 import pytest
 
@@ -10,7 +11,7 @@ from app.db import db
 from app.models import Connection, ParkedCall
 from tests.conftest import rows
 from tests.mcp import world
-from tests.oauth.acme import GOOD, TOKEN, Trip
+from tests.oauth.acme import GOOD, TOKEN, Trip, leave
 from tests.upstream import Said, Upstream, dual, error, result, says, upstream
 
 __all__ = ["upstream"]
@@ -205,12 +206,73 @@ def test_a_forged_form_runs_nothing(alice, acme, upstream):
     assert calls(upstream) == []
 
 
-@pytest.mark.parametrize("name", ["a/b", "what?", "ein Löffel", "x&y=1", "%2e", "a#b"])
+ODD = ["a/b", "what?", "ein Löffel", "x&y=1", "%2e", "a#b", ".", "..", "../x", "/lead", "////z"]
+ODD += ["a//b", "a/../b", "b/", "c\\d", "%2F", " e", "+", "x;y=1"]
+
+
+@pytest.mark.parametrize("name", ODD)
 def test_a_tool_may_have_an_odd_name(alice, acme, upstream, name):
     offers(upstream, tool(name))
     link = re.search(r'href="(/tools/acme/[^"]+)"', alice.get("/tools").text)[1]
-    page = alice.submit(html.unescape(link), a0="x")
+    href = html.unescape(link)
+    assert urljoin("https://gw.test/tools", href) == f"https://gw.test{href}"  # as browsers do
+    assert "/../" not in href and "//" not in href
+    page = alice.submit(href, a0="x")
     assert page.status_code == 200 and calls(upstream)[0]["name"] == name
+    assert f'action="{link}"' in page.text
+
+
+@pytest.mark.parametrize("name", ["..", "/lead", "a b"])
+def test_the_call_of_an_odd_name_waits_and_comes_back(app, alice, upstream, provider, name):
+    world.add(app, upstream.url, **UNKEPT)
+    offers(upstream, tool(name))
+    provider.post(TOKEN, json=GOOD)
+    run(alice, "/tools/acme", at="/tools?gateway=acme").back()
+    link = re.search(r'href="(/tools/acme/[^"]+)"', alice.get("/tools").text)[1]
+    back = run(alice, html.unescape(link), a0="x").back()
+    page = alice.get(back.location)
+    assert "the call ran" in page.text and calls(upstream)[0]["name"] == name
+    with app.app_context():
+        db.session.query(ParkedCall).update({"expires_ms": 1})
+        db.session.commit()
+    over = alice.get(back.location)
+    assert link in over.text and "Fill it in again" in over.text
+
+
+def test_no_name_is_no_tool(alice, acme, upstream):
+    offers(upstream, tool())
+    assert alice.get("/tools/acme/").status_code == 404
+
+
+BAD_NAMES = ["nul\0x", "line\nbreak", "turn\u202e", "\x7f", "tab\t"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_cannot_be_printed_is_left_out(app, alice, upstream, provider, name):
+    """And what its server says is kept on every database."""
+    bad = tool(name, description="a\0b")
+    offers(upstream, bad, tool("good", description="a\0b", title="\\u0000"))
+    world.add(app, upstream.url, **world.oauth())
+    world.add(app, upstream.url, "other")
+    provider.post(TOKEN, json=GOOD)
+    assert leave(alice).back().status_code == 303
+    for _ in range(2):
+        words = text_of(alice.get("/tools"))
+        assert "Acme 1 tool" in words and "Other 1 tool" in words and "ab" in words
+    page = alice.get("/connections/acme")
+    assert page.status_code == 200 and "Connected" in page.text
+
+
+def test_a_right_that_a_shared_account_lacks_is_not_asked_of_the_person(app, alice, upstream):
+    world.add(app, upstream.url, auth_type="bearer", bearer_token="s3cret")
+    offers(upstream, tool())
+    alice.get("/tools")
+    challenge = {"WWW-Authenticate": 'Bearer error="insufficient_scope", scope="write"'}
+    upstream.script = lambda _: Said(403, b"", challenge)
+    page = alice.submit("/tools/acme/echo", a0="x")
+    words = text_of(page)
+    assert page.status_code == 403 and "Grant it" not in words and "(link)" not in words
+    assert "An admin must add the scope" in words and "write" in words
 
 
 def test_sec_056_the_words_of_a_server_are_text_and_its_links_are_dead(alice, acme, upstream):
@@ -380,6 +442,14 @@ def test_a_right_that_is_missing_is_asked_for_and_the_call_runs(
     provider.post(TOKEN, json=GOOD | {"access_token": "at-2", "scope": "write"})
     back = run(alice, "/tools/acme/echo", a0="x", grant="write").back()
     assert answer_of(alice.get(back.location)) == "echo by Bearer at-2"
+
+
+def test_a_right_that_is_missing_after_the_sign_in_is_named(alice, unkept, upstream):
+    challenge = {"WWW-Authenticate": 'Bearer error="insufficient_scope", scope="write"'}
+    upstream.script = lambda _: Said(403, b"", challenge)
+    back = run(alice, "/tools/acme/echo", a0="x").back()
+    words = text_of(alice.get(back.location))
+    assert "a right you have not granted: write" in words and "(link)" not in words
 
 
 def test_a_call_moves_last_used_of_whoever_made_it(app, alice, bob, acme, upstream):

@@ -84,7 +84,7 @@ def _asked(caller: Caller, slug: str, handle: str) -> Asked | None:
             raise
         return None
     call = parked.outcome(caller, found.id).request
-    params = strict_json.loads(call).get("params", {}) if call else {}
+    params = (strict_json.loads(call).get("params") if call else None) or {}
     return Asked(plain(str(params.get("name") or ""), TITLE_LIMIT), found.scopes)
 
 

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from ...mcp.catalog import Tool
 
@@ -74,6 +75,13 @@ def _effect(said: Mapping[str, Any]) -> Effect:
         return _DELETES
     told = {"readOnlyHint", "destructiveHint"} & said.keys()
     return _CHANGES if told else _UNTOLD
+
+
+def address(slug: str, name: str) -> str:
+    """Of a tool's page. Browsers and proxies rewrite paths, so an odd name goes into the query."""
+    if re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+        return f"/tools/{slug}/{name}"
+    return f"/tools/{slug}/?{urlencode({'name': name})}"
 
 
 def as_curl(url: str, name: str, arguments: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from ...errors import AppError, ConnectionNeeded, NotFound, UpstreamTimeout
 from ...mcp import catalog, relay
 from ...mcp.catalog import Tool
 from ..auth import person
-from .offered import Offered, offered
+from .offered import Offered, address, offered
 from .standing import Shown, shown
 from .waited import parked_call
 
@@ -59,7 +59,9 @@ def index() -> ResponseReturnValue:
         if chosen in ("", one.slug)
     ]
     names = [(one.slug, one.name) for one in everyone]
-    return render_template("tools.html", groups=groups, chosen=chosen, q=words, names=names)
+    return render_template(
+        "tools.html", groups=groups, chosen=chosen, q=words, names=names, address=address
+    )
 
 
 def _say_what_became_of_it(caller: Caller, everyone: list[Shown]) -> None:

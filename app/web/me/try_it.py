@@ -1,4 +1,4 @@
-"""/tools/<slug>/<name>: a form to call a tool with, and what it answered.
+"""/tools/<slug>/<name>: a form to call a tool with, and what it answered (odd names: ?name=).
 
 Where a call needs a sign-in it is parked, the browser goes by the provider, and the result stands
 here afterwards (oauth.md 3.6).
@@ -26,7 +26,7 @@ from ...oauth import flow, parked
 from ..auth import actor, person
 from ..oauth import RETURN_LIMIT, stop_over
 from .arguments import arguments
-from .offered import Offered, as_curl, offered
+from .offered import Offered, address, as_curl, offered
 from .standing import Shown, shown
 from .tool_form import ToolForm, form_for
 from .waited import Said, Waited, parked_call
@@ -58,6 +58,7 @@ class Page:
             "tool.html",
             one=self.one,
             tool=self.tool,
+            address=address(self.one.slug, self.tool.name),
             form=self.form,
             signs_in=self.one.signs_in_first,
             result=self.result,
@@ -71,8 +72,9 @@ class Page:
 
 
 @bp.route("/<slug>/<path:name>", methods=["GET", "POST"])
-def tool(slug: str, name: str) -> ResponseReturnValue:
-    caller = person()
+@bp.route("/<slug>/", methods=["GET", "POST"])
+def tool(slug: str, name: str = "") -> ResponseReturnValue:
+    caller, name = person(), name or request.args.get("name", "")
     one = shown(access.standing(caller, slug))
     gateway = access.usable(caller, slug)
     found = offered(_find(caller, one, gateway, name))
@@ -114,11 +116,11 @@ def _run(caller: Caller, gateway: Usable, page: Page) -> ResponseReturnValue:
     except UpstreamError as error:
         page.error = error
         _note(gateway, error.code)
-        if error.code == "insufficient_scope" and page.one.is_personal:
+        if error.code == "insufficient_scope":
             page.grant = str(error.facts.get("scope", ""))
         return page.answer(error.status)
     call = relay.tool_request(name, dict(page.sent))
-    back = url_for(".tool", slug=page.one.slug, name=name)
+    back = address(page.one.slug, name)
     return _sign_in_and_run(caller, gateway, call, back, wanted)
 
 

@@ -42,13 +42,14 @@ def parked_call(caller: Caller, one: Shown, call_id: str) -> Waited:
     """Raises NotFound, also for another person's call."""
     found = parked.outcome(caller, call_id)
     call = strict_json.loads(found.request) if found.request else {}
-    params = call.get("params", {}) if call.get("method") == "tools/call" else {}
-    tool, sent = str(params.get("name", "")), params.get("arguments", {})
+    params = (call.get("params") if call.get("method") == "tools/call" else None) or {}
+    name, sent = params.get("name"), params.get("arguments")
+    tool, sent = name if isinstance(name, str) else "", sent if isinstance(sent, dict) else {}
     if found.result is None:
         return Waited(tool, sent, said=_still(found.state))
     result = relay.result_of(found.result)
     if found.state == "failed":
-        return Waited(tool, sent, error=_failure(result))
+        return Waited(tool, sent, error=_failure(one, result))
     if one.keeps:
         said = Said("ok", "You are connected, and the call ran", "The next call runs at once.")
     else:
@@ -57,13 +58,13 @@ def parked_call(caller: Caller, one: Shown, call_id: str) -> Waited:
     return Waited(tool, sent, result, said=said)
 
 
-def _failure(result: ToolResult) -> AppError:
+def _failure(one: Shown, result: ToolResult) -> AppError:
     """What was kept of an error, as an error again."""
     data = result.raw.get("data")
     facts = data if isinstance(data, dict) else {}
     code = facts.get("code") if facts.get("code") in texts() else "upstream_error"
-    known = {name: facts[name] for name in ("gateway", "retry_after") if name in facts}
-    return AppError(code, said=facts.get("said"), **known)
+    known = {name: facts[name] for name in ("gateway", "retry_after", "scope") if name in facts}
+    return AppError(code, said=facts.get("said"), link=f"/connections/{one.slug}", **known)
 
 
 def _still(state: str) -> Said:
@@ -76,4 +77,11 @@ def _still(state: str) -> Said:
         return Said("info", "Your call is running", line, here(), "Look again")
     error = AppError("parked_unknown" if state == "unknown" else "parked_over")
     line = f"{error.cause} {error.action}"
-    return Said("warn", error.message, line, here().partition("?")[0], "Fill it in again")
+    return Said("warn", error.message, line, _without_call(), "Fill it in again")
+
+
+def _without_call() -> str:
+    """This page, which may name its tool in the query."""
+    path, _, query = here().partition("?")
+    left = [part for part in query.split("&") if part and not part.startswith("call=")]
+    return "?".join([path, *(["&".join(left)] if left else [])])
