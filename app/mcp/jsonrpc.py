@@ -7,9 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .. import strict_json
 from ..errors import AppError, ConnectionNeeded
-from ..strict_json import BadJSON
 
 PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
 FAILED = -32603
@@ -47,9 +45,14 @@ def answers(raw: bytes, call_id: Id) -> bool:
     if len(raw) > _SMALL and _ends_like(raw, json.dumps(call_id).encode()):
         return True
     try:
-        return is_answer(strict_json.loads(raw, endless=True), call_id)
-    except BadJSON:
+        return is_answer(json.loads(raw, parse_constant=_refuse), call_id)
+    except (ValueError, RecursionError):
         return False
+
+
+def _refuse(constant: str) -> None:
+    """NaN and infinities are no JSON, and clients fail at them. All else is the server's matter."""
+    raise ValueError(constant)
 
 
 def _ends_like(raw: bytes, written: bytes) -> bool:
