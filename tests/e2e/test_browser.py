@@ -288,6 +288,7 @@ def test_q1_q7_q10_every_page_is_clean_wide_and_narrow_light_and_dark(walk, axe)
         "tools-of-one": "/tools?gateway=rig",
         "tools-no-match": "/tools?q=nothing",
         "tool": "/tools/rig/echo",
+        "tool-with-an-odd-name": "/tools/rig/?name=echo",
         "users": "/admin/users",
         "user-new": "/admin/users/new",
         "account": "/me",
