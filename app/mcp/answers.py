@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ def messages_in(incoming: Iterator[sse.Event]) -> Iterator[Message]:
 
 def first_answer(answer: Answer, call_id: jsonrpc.Id) -> Message:
     """The answer to this id, whatever comes before it; then hangs up. Raises UpstreamError."""
-    with closing(answer):
+    with answer:
         return last(until_answered(messages(answer, call_id), call_id, lambda _: None))
 
 

@@ -93,7 +93,7 @@ def is_modern_answer(status: int, body: Mapping[str, Any]) -> bool:
 def _once(
     op: Operation, raw: bytes, call_id: jsonrpc.Id, headers: Mapping[str, str]
 ) -> Generator[Message, None, None]:
-    with closing(op.send("POST", headers, raw)) as answer:
+    with op.send("POST", headers, raw) as answer:
         yield from until_answered(messages(answer, call_id), call_id, lambda _: None)
 
 
@@ -115,7 +115,7 @@ def converse(op: Operation, raw: bytes, call_id: jsonrpc.Id) -> Generator[Messag
         return
 
     def back(said: bytes) -> None:
-        op.send_as_it_is("POST", own.headers, said).close()
+        op.send_as_it_is("POST", own.headers, said).let_go()
 
     with closing(_resumed(op, own, answer, call_id)) as stream:
         yield from until_answered(stream, call_id, back)
@@ -126,13 +126,13 @@ def _resumed(
 ) -> Generator[Message, None, None]:
     """The messages of an answer. A stream with event ids that breaks off is resumed (L12)."""
     if answer.kind != "events" or answer.status >= 400:
-        with closing(answer):
+        with answer:
             yield from messages(answer, call_id)
         return
     at, pause = "", RESUME_MS
     for _ in range(RESUMES + 1):
         problem = UpstreamError()
-        with closing(answer):
+        with answer:
             try:
                 for event in events(answer):
                     at = at if event.id is None else event.id
@@ -146,7 +146,7 @@ def _resumed(
         again = {**own.headers, **_STREAM, "Last-Event-ID": at}
         answer = op.send_as_it_is("GET", again, None)
         if answer.status != 200:
-            answer.close()
+            answer.let_go()
             raise problem
 
 
@@ -157,7 +157,7 @@ def _in_session(op: Operation, raw: bytes) -> tuple[Answer, Own]:
         answer = op.send("POST", own.headers, raw)
         if answer.status != 404 or own.id is None:
             return answer, own
-        answer.close()
+        answer.let_go()
         op.memory.drop(op.key, own)
     with op.memory.opening(op.key):
         with within(HANDSHAKE_S):
@@ -170,13 +170,13 @@ def open_session(op: Operation) -> Own:
     call_id = new_id()
     answer = op.send("POST", {}, hello(call_id))
     if answer.status in NOT_HERE:
-        answer.close()
+        answer.let_go()
         raise NotStreamable
     result = _welcome(first_answer(answer, call_id).body)
     if answer.session_id is not None and not wire.is_session_id(answer.session_id):
         raise UpstreamError("upstream_bad_answer")
     own = Own(answer.session_id, result["protocolVersion"])
-    op.send("POST", own.headers, INITIALIZED).close()
+    op.send("POST", own.headers, INITIALIZED).let_go()
     op.memory.keep(op.key, own)
     op.memory.learn(op.gateway, "legacy", result.get("capabilities"))
     return own
@@ -233,13 +233,13 @@ class _OldStream:
 
     def ask(self, raw: bytes, call_id: jsonrpc.Id) -> Iterator[Message]:
         """The answer to a POST says nothing; what is said comes on the stream."""
-        with closing(self._op.send("POST", self._headers, raw, self._url)) as answer:
+        with self._op.send("POST", self._headers, raw, self._url) as answer:
             if answer.status >= 400:
                 raise UpstreamError
         return until_answered(messages_in(self._incoming), call_id, self._back)
 
     def _back(self, raw: bytes) -> None:
-        with closing(self._op.send_as_it_is("POST", self._headers, raw, self._url)) as answer:
+        with self._op.send_as_it_is("POST", self._headers, raw, self._url) as answer:
             if answer.status >= 300:
                 raise UpstreamError
 

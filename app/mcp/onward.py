@@ -51,7 +51,7 @@ def noted(turn: Turn) -> wire.Reply:
         return wire.Reply(202, {}, [], error.code)
     if answer.status >= 400:
         return through.legacy_refusal(turn, answer)
-    answer.close()
+    answer.let_go()
     return wire.Reply(202, {}, [], "ok")
 
 
@@ -67,7 +67,7 @@ def get_or_delete(turn: Turn) -> wire.Reply:
         return not_allowed()
     if call.verb == "GET" and answer.status < 300 and answer.kind == "events":
         return through.passed(turn, answer)
-    answer.close()
+    answer.let_go()
     if call.verb == "DELETE" and answer.status != 405:
         return wire.Reply(answer.status, {}, [], "ok")
     return not_allowed()
@@ -98,7 +98,7 @@ def to_own_session(turn: Turn) -> wire.Reply:
         return wire.Reply(
             200, dict(stand_in.EVENTS), through.stream(turn, pieces, coming.close), "ok"
         )
-    coming.close()
+    next(coming, None)  # there is no more; it lets go of what it holds
     return wire.Reply(200, dict(stand_in.JSON), [_with_their_id(turn, first)], "ok")
 
 

@@ -6,7 +6,6 @@ upstream from answering in time, we answer in its place.
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import replace
 
 from ..errors import AppError, ConnectionNeeded, UpstreamError, WireError
@@ -108,7 +107,7 @@ def _attached(op: Operation, turn: Turn, *, takes_urls: bool) -> wire.Reply | No
     call, gateway = turn.call, turn.gateway
     answer = op.send("POST", call.headers, call.raw)
     if answer.status >= 400:
-        answer.close()
+        answer.let_go()
         return None
     raw, message = _whole(answer, call.id)
     headers = dict(EVENTS if answer.kind == "events" else JSON)
@@ -132,7 +131,7 @@ def _detached(turn: Turn, *, takes_urls: bool, is_connected: bool) -> wire.Reply
 
 def _whole(answer: Answer, call_id: jsonrpc.Id | None) -> tuple[bytes, Message]:
     """An opening's answer as it came, up to the message that matters, and that message."""
-    with closing(answer):
+    with answer:
         if answer.kind == "json":
             raw = answer.body(MOST)
             message = answers.message_of(raw)

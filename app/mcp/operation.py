@@ -50,14 +50,14 @@ class Operation:
         """
         answer = self.send_as_it_is(verb, headers, body, url)
         if answer.status == 401:
-            answer.close()
+            answer.let_go()
             self._renew()
             answer = self.send_as_it_is(verb, headers, body, url)
         if 200 <= answer.status < 300:
             return answer
         problem = self._problem(answer)
         if problem is not None:
-            answer.close()
+            answer.let_go()
             raise problem
         return answer
 

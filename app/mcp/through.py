@@ -39,7 +39,7 @@ def passed(turn: Turn, answer: Answer) -> wire.Reply:
             200, dict(EVENTS), stream(turn, _events(turn, answer), answer.close), "ok"
         )
     if answer.kind != "json" or call.id is None:
-        answer.close()
+        answer.let_go()
         raise UpstreamError("upstream_bad_answer")
     raw = answer.body()
     if not jsonrpc.answers(raw, call.id):
@@ -124,11 +124,11 @@ def legacy_refusal(turn: Turn, answer: Answer) -> wire.Reply:
     """A 4xx goes down as HTTP 200, under the id of the call: many servers leave it out (L4, S5)."""
     call = turn.call
     if answer.status == 404 and turn.session is not None and turn.session.upstream_id is not None:
-        answer.close()
+        answer.let_go()
         body = jsonrpc.error(call.id, jsonrpc.INVALID_REQUEST, "The server ended this session.")
         return wire.Reply(404, dict(JSON), [body], "session_over")
     if call.id is None:
-        answer.close()
+        answer.let_go()
         return wire.Reply(202, {}, [], "refused")
     said = answers.refusal(answer, call.id)
     return wire.Reply(200, dict(JSON), [said.raw], "refused")
@@ -137,7 +137,7 @@ def legacy_refusal(turn: Turn, answer: Answer) -> wire.Reply:
 def _body(answer: Answer) -> bytes:
     if answer.kind == "json":
         return answer.body()
-    answer.close()
+    answer.let_go()
     return b""
 
 

@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,6 +23,7 @@ from .hangup import Hangup
 MOST = 32 * 1024 * 1024  # bytes of one JSON answer, decoded
 LONGEST_S = 3600.0  # one answer, streams too
 _PIECE = 65_536
+_AT_ONCE_S, _FEW = 0.05, 4  # seconds and pieces, for the rest of an answer that nobody wants
 _KINDS: Mapping[str, Literal["json", "events"]] = {
     "application/json": "json",
     "text/event-stream": "events",
@@ -109,18 +110,16 @@ class Answer:
         Raises UpstreamError when it breaks off, and for more than `most` bytes.
         """
         size = 0
-        try:
-            while piece := self._piece():
-                if size:  # else a server that is never silent would keep all others off (gevent)
-                    time.sleep(0)
-                size += len(piece)
-                if size > most:
-                    raise UpstreamError("upstream_bad_answer")
-                yield piece
-                if self._is_read:
-                    return  # the next read would only say so
-        finally:
-            self.close()
+        while piece := self._piece():
+            if size:  # else a server that is never silent would keep all others off (gevent)
+                time.sleep(0)
+            size += len(piece)
+            if size > most:
+                self.close()
+                raise UpstreamError("upstream_bad_answer")
+            yield piece
+            if self._is_read:
+                return  # the next read would only say so
 
     def body(self, most: int = MOST) -> bytes:
         """All of it. Raises UpstreamError, also for more than `most` bytes."""
@@ -131,13 +130,19 @@ class Answer:
 
     def _piece(self) -> bytes:
         """Of the body; empty at its end."""
+        try:
+            return self._read()
+        except UpstreamError:
+            self.close()
+            raise
+
+    def _read(self) -> bytes:
         coding = self._response.headers.get("Content-Encoding")
-        is_late = time.monotonic() - self._began > LONGEST_S
-        if is_late or (coding and coding.lower() not in _ENCODINGS):
-            self.close()
-            raise UpstreamTimeout if is_late else UpstreamError("upstream_bad_answer")
+        if time.monotonic() - self._began > LONGEST_S:
+            raise UpstreamTimeout
+        if coding and coding.lower() not in _ENCODINGS:
+            raise UpstreamError("upstream_bad_answer")
         if self._line is not None and self._line.expired:  # nobody waits for it
-            self.close()
             raise UpstreamError
         with _Failing(self.url):
             egress.in_time()
@@ -149,10 +154,31 @@ class Answer:
         is_coded = "Content-Encoding" in self._response.headers
         return self._response.length_remaining == 0 and not is_coded
 
+    def let_go(self) -> None:
+        """Nothing more is wanted. What is left is read if it comes at once, to keep the line."""
+        sock = getattr(self._response.connection, "sock", None)
+        if sock is not None:
+            sock.settimeout(_AT_ONCE_S)
+            with suppress(UpstreamError):
+                for _ in range(_FEW):
+                    if not self._piece():
+                        break
+        self.close()
+
     def close(self) -> None:
         """Hang up, unless it was read to its end: then the connection is in the pool again."""
         self._response.close()
         self._response.release_conn()
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """A reader that stops early has what it wanted."""
+        if kind in (None, GeneratorExit):
+            self.let_go()
+        else:
+            self.close()
 
 
 @contextmanager

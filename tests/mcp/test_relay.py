@@ -17,6 +17,7 @@ from tests.mcp import world
 from tests.mcp.world import SHARED, Client, add, body_of, connect, failure_of, messages_of, oauth
 from tests.upstream import (
     EVENTS,
+    JSON,
     LEGACY,
     META,
     MODERN,
@@ -295,6 +296,15 @@ def test_an_attached_session_is_not_used_for_another_account(app, upstream, sign
     assert upstream.seen[-3].json["params"]["capabilities"] == {}  # ours, of our own session
 
 
+def test_a_ping_is_answered_though_the_connection_is_lost(app, upstream, signed_in):
+    signed_in.asks = {"elicitation": {"url": {}}}
+    signed_in.initialize()
+    lose(app, "acme", signed_in.email)
+    assert signed_in.legacy("ping").json["result"] == {}
+    assert signed_in.legacy("ping", session=None).json["result"] == {}
+    assert len(upstream.seen) == 1
+
+
 @pytest.mark.parametrize("kind", ["attached", "detached", "none"])
 def test_get_and_delete(app, upstream, kind):
     add(app, upstream.url, **({} if kind == "attached" else oauth()))
@@ -407,6 +417,20 @@ def test_a_session_of_our_own_that_is_over_is_opened_anew_once(acme, upstream):
     assert len(upstream.asked("tools/call")) == 5  # asked again once, then given up
 
 
+def test_callers_who_come_together_share_one_handshake(app, acme, upstream):
+    all_here = threading.Barrier(6, timeout=20)
+
+    def ask() -> None:
+        client = dataclasses.replace(acme)
+        all_here.wait()
+        assert client.text(client.call(era="legacy")) == "echo by None"
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    [one.start() for one in threads]
+    [one.join(30) for one in threads]
+    assert len(upstream.asked("initialize")) == 1 and len(upstream.asked("tools/call")) == 6
+
+
 def test_each_client_gets_its_own_answer_over_a_shared_session(app, acme, upstream):
     """Two requests under one id at once."""
     both = threading.Barrier(2, timeout=10)
@@ -432,6 +456,27 @@ def test_each_client_gets_its_own_answer_over_a_shared_session(app, acme, upstre
     [one.start() for one in threads]
     [one.join(20) for one in threads]
     assert found == {0: '{"n": 0}', 1: '{"n": 1}'}
+
+
+@pytest.mark.parametrize("kind", ["json", "events"])
+def test_a_session_of_our_own_keeps_its_connection(acme, upstream, kind):
+    """Whatever form answers have, and through the handshake."""
+
+    def script(seen):
+        said = legacy(seen)
+        if kind == "json" or said.headers.get("Content-Type") != JSON:
+            return said
+        return Said(
+            200, [b"data: " + said.body + b"\n\n"], {**said.headers, "Content-Type": EVENTS}
+        )
+
+    upstream.script = script
+    for _ in range(3):
+        assert body_of(acme.call(era="legacy"))["result"]
+    acme.initialize()
+    acme.legacy("notifications/initialized")
+    assert body_of(acme.call(era="legacy"))["result"]
+    assert upstream.connections == 1
 
 
 def test_what_the_server_asks_of_us_is_turned_down(acme, upstream):
@@ -825,17 +870,3 @@ def test_modern_at_modern_only(acme, upstream):
     upstream.script = modern
     assert body_of(acme.modern("server/discover"))["result"]["supportedVersions"] == [MODERN]
     assert body_of(acme.call())["result"]["resultType"] == "complete"
-
-
-def test_callers_who_come_together_share_one_handshake(app, acme, upstream):
-    all_here = threading.Barrier(6, timeout=20)
-
-    def ask() -> None:
-        client = dataclasses.replace(acme)
-        all_here.wait()
-        assert client.text(client.call(era="legacy")) == "echo by None"
-
-    threads = [threading.Thread(target=ask) for _ in range(6)]
-    [one.start() for one in threads]
-    [one.join(30) for one in threads]
-    assert len(upstream.asked("initialize")) == 1 and len(upstream.asked("tools/call")) == 6
