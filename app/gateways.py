@@ -14,7 +14,7 @@ from sqlalchemy.orm import selectinload
 from . import aftermath, audit, edits
 from .audit import Actor, Subject
 from .db import db, utcnow
-from .errors import AppError, Invalid, NotFound
+from .errors import AppError, Conflict, Invalid, NotFound
 from .models import ClientRegistration, Gateway, OAuthConfig
 from .secretbox import box, cell
 from .specs import SET, GatewaySpec, OAuthConfigSpec, plain, slug_of, typed
@@ -68,13 +68,25 @@ def update(gateway: Gateway, spec: GatewaySpec, *, by: Actor) -> int:
     edit = _edit(gateway, spec)
     if not edit.fields:
         return 0
+    _claim(gateway)
     signed_out = aftermath.settle(gateway, edit)
     _write(gateway, spec)
-    gateway.updated_at = utcnow()
     db.session.flush()
     fields = list(edit.fields)
     _record(by, "gateway.updated", gateway, fields=fields, signed_out=signed_out)
     return signed_out
+
+
+def _claim(gateway: Gateway) -> None:
+    """From here no other edit and no consent comes between. Raises Conflict if one did already.
+
+    What an edit means was judged by the row as it was read.
+    """
+    g = Gateway
+    unchanged = sa.and_(g.id == gateway.id, g.updated_at == gateway.updated_at)
+    claim = sa.update(g).where(unchanged).values(updated_at=utcnow()).returning(g.id)
+    if db.session.scalar(claim) is None:
+        raise Conflict
 
 
 def problems(gateway: Gateway, spec: GatewaySpec) -> dict[str, str]:
@@ -99,6 +111,7 @@ def switch(gateway: Gateway, on: bool, *, by: Actor) -> None:
 
 def delete(gateway: Gateway, *, by: Actor) -> None:
     """With its OAuth configs, connections, tokens and secrets."""
+    _claim(gateway)
     _record(by, "gateway.deleted", gateway, **asdict(aftermath.goes(gateway)))
     for config in list(gateway.oauth_configs):
         aftermath.remove(gateway, config)

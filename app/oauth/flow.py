@@ -247,6 +247,7 @@ def _settle(
     spec = _spec(seen)
     done = sa.update(Flow).where(Flow.id == seen.id).values(status="done")
     db.session.execute(done)  # a write first: SQLite then waits for its write lock
+    tokens.queue_at(seen.gateway_id)  # an edit of it is seen below, or waits for us (SEC-034)
     config = db.session.get(OAuthConfig, seen.oauth_config_id)
     flow = db.session.get(Flow, seen.id)
     if config is None or flow is None or config.config_version != seen.config_version:

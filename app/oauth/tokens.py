@@ -174,7 +174,7 @@ def keep(  # noqa: PLR0913  # all that a consent consists of
     """
     spec = OAuthConfigSpec.model_validate(config.settings)
     renews = spec.token_management.auto_refresh and token_set.refresh_token is not None
-    _queue_at(gateway_id)
+    queue_at(gateway_id)
     row = _lock_row(caller, config)
     if row is None or row.access_token_sealed is None:
         _make_room(gateway_id)
@@ -236,8 +236,8 @@ def forget(caller: Caller, slug: str, *, by: Actor) -> bool:
     return bool(found)
 
 
-def _queue_at(gateway_id: str) -> None:
-    """One consent after the other counts and takes the places of a gateway (PostgreSQL)."""
+def queue_at(gateway_id: str) -> None:
+    """One consent or edit after the other at a gateway (PostgreSQL; SQLite has one writer)."""
     row = sa.select(Gateway.id).where(Gateway.id == gateway_id)
     db.session.execute(row.with_for_update(key_share=True))
 

@@ -6,7 +6,10 @@ import json
 
 import pytest
 
+from app import gateways, specs
+from app.audit import SYSTEM
 from app.db import db
+from app.errors import Conflict
 from app.gateways import find
 from app.models import (
     AuditEvent,
@@ -18,6 +21,7 @@ from app.models import (
     OAuthConfig,
 )
 from app.secretbox import box, cell
+from app.specs import GatewaySpec
 from tests.conftest import person, rows
 from tests.web.registry import (
     BASIC,
@@ -675,3 +679,15 @@ def test_the_description_hangs_together(app, admins):
     assert named <= set(whole["components"]["schemas"])
     secret = whole["components"]["schemas"]["OAuthConfigSpec"]["properties"]["client_secret"]
     assert "writeOnly" in json.dumps(secret)
+
+
+def test_sec_059_of_two_edits_at_once_one_is_told_to_look_again(app, admins):
+    """Else one would be written with the other's secret."""
+    slug = add(app, NONE)
+    with app.app_context():
+        mine = gateways.find(slug)
+        spec = specs.read(GatewaySpec, NONE | {"description": "mine"})
+        assert admins.ask("PATCH", f"/{slug}", {"description": "theirs"}).status_code == 200
+        with pytest.raises(Conflict):
+            gateways.update(mine, spec, by=SYSTEM)
+    assert admins.ask("GET", f"/{slug}").json["description"] == "theirs"
