@@ -145,8 +145,10 @@ class Call:
         if self._around is not None:
             self._around.watch(sock)
         with self._lock:
-            if sock.fileno() not in self._handles:
-                self._handles[sock.fileno()] = socket.socket(fileno=os.dup(sock.fileno()))
+            before = self._handles.pop(sock.fileno(), None)
+            if before is not None:  # perhaps of another socket: numbers of closed ones come back
+                before.close()
+            self._handles[sock.fileno()] = socket.socket(fileno=os.dup(sock.fileno()))
         if self.expired:
             self.cut()
 
@@ -405,7 +407,7 @@ def _ours(error: Exception, host: str) -> UpstreamError:
     chain = list(_causes(error))
     if any(isinstance(cause, NameResolutionError) for cause in chain):
         return UpstreamUnreachable("dns_failed", host=host)
-    if any(isinstance(cause, ssl.SSLError) for cause in chain):
+    if any(_is_untrusted(cause) for cause in chain):
         return UpstreamUnreachable("tls_failed", host=host)
     # Before the time-outs: urllib3's NewConnectionError is one of its TimeoutErrors.
     if any(type(cause) is NewConnectionError for cause in chain):
@@ -419,8 +421,17 @@ def _ours(error: Exception, host: str) -> UpstreamError:
 
 def is_unsent(error: BaseException) -> bool:
     """Whether no byte of the request can have left: no connection was made for it."""
-    unsent = (NameResolutionError, NewConnectionError, ConnectTimeoutError, Blocked, ssl.SSLError)
+    unsent = (
+        *(NameResolutionError, NewConnectionError, ConnectTimeoutError, Blocked),
+        ssl.SSLCertVerificationError,
+    )
     return any(isinstance(cause, unsent) for cause in _causes(error))
+
+
+def _is_untrusted(error: BaseException) -> bool:
+    """Not a TLS connection that broke off, which says nothing about certificates."""
+    broken = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+    return isinstance(error, ssl.SSLError) and not isinstance(error, broken)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -41,6 +41,7 @@ class Peer:
     def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self.heads: list[bytes] = []
         self.connections = 0
+        self.hung_up = threading.Event()
         self._script, self._tls = script, tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -63,6 +64,7 @@ class Peer:
                 while head := _read_head(sock):
                     self.heads.append(head)
                     self._script(sock, head)
+        self.hung_up.set()
 
     def close(self) -> None:
         self._listener.close()
@@ -352,6 +354,26 @@ def test_sec_095_a_pooled_connection_obeys_the_next_deadline(
     with pytest.raises(egress.DeadlineExceeded), egress.call(0.4):
         guarded.post(server.url)
     assert [head.split()[0] for head in server.heads] == [b"GET", b"POST"]
+
+
+def test_sec_095_the_second_address_obeys_the_deadline_of_the_first(
+    peer: Callable[..., Peer], guarded: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one is refused, and its number comes back for the socket of the second."""
+    server = peer(drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"))
+    with socket.create_server(("127.0.0.2", 0)) as closed:
+        closed_at = closed.getsockname()[1]
+    both = [("127.0.0.2", closed_at), ("127.0.0.1", server.port)]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", one) for one in both]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+    with pytest.raises(egress.DeadlineExceeded), egress.call(0.4):
+        guarded.post(f"http://localhost:{server.port}/")
+    assert server.hung_up.wait(5)
+
+
+def test_sec_047_a_broken_tls_connection_is_not_taken_for_unsent() -> None:
+    assert not egress.is_unsent(ssl.SSLEOFError(8, "EOF occurred in violation of protocol"))
+    assert egress.is_unsent(ssl.SSLCertVerificationError(1, "expired"))
 
 
 def test_sec_012_a_call_knows_whether_anything_was_sent(
