@@ -15,6 +15,8 @@ def create_app(config: Config) -> Flask:
     """Raises ConfigError for secrets that are weak, or that do not open this database."""
     app = Flask(__name__, template_folder="../templates", static_folder="../static")
     app.config.from_object(config)
+    if app.debug and config.is_https:
+        raise ConfigError("FLASK_DEBUG is for this machine only: it shows what went wrong to all")
     _settle(app, config)
     logs.configure(config.LOG_LEVEL)
     app.extensions["secretbox"] = _box(config)
@@ -25,6 +27,7 @@ def create_app(config: Config) -> Flask:
         # oauthlib refuses http to this machine otherwise; our own rule on URLs stays (egress.py).
         os.environ["OAUTHLIB_INSECURE_TRANSPORT"] = "1"
     db.init_app(app)
+    del app.config["SQLALCHEMY_DATABASE_URI"]  # it may hold a password, and the engine is made
     migrate.init_app(app, db)
     web.register(app)
     cli.register(app)

@@ -43,6 +43,7 @@ def settle(gateway: Gateway, edit: Edit) -> int:
         orphaned = {"state": "orphaned", "reason": "gateway_changed", "lease_ms": 0}
         detach = sa.update(c).where(of_config, c.state.not_in(_ENDED))
         db.session.execute(detach.values(**moved, **emptied, **orphaned))
+        db.session.execute(sa.delete(CatalogEntry).where(CatalogEntry.gateway_id == gateway.id))
     elif edit.stops_renewing:
         forget = sa.update(c).where(of_config, c.refresh_token_sealed.is_not(None))
         db.session.execute(forget.values(**moved, refresh_token_sealed=None))

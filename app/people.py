@@ -13,7 +13,7 @@ from . import audit, passwords, sessions, throttle
 from .audit import SYSTEM, Actor, Subject
 from .db import db, utcnow
 from .errors import Conflict, Invalid, NotFound
-from .models import User
+from .models import CatalogEntry, User
 
 ROLES = {"user": "User", "admin": "Admin"}
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,180}")
@@ -102,8 +102,9 @@ def sign_in(email: str, password: str, *, by: Actor, agent: str) -> str | None:
     if not _is_them(known, password):
         _record_failure(known, pause_s, by=by)
         return None
+    fresh = _today(known, password)  # may hash, so before anything is written
     throttle.give_back(limits)
-    if not _still(known, _today(known, password)):
+    if not _still(known, fresh):
         return None
     me = acting(by, known.id, known.email)
     audit.record(me, "login", Subject("user", known.id, known.email))
@@ -213,6 +214,8 @@ def delete(user_id: str, *, by: Actor) -> None:
     user = find(user_id)
     subject = _subject(user)
     _change(user, sa.delete(User), needs_another=True)
+    seen = sa.delete(CatalogEntry).where(CatalogEntry.owner_key == f"user:{user_id}")
+    db.session.execute(seen)
     audit.record(by, "user.deleted", subject)
 
 

@@ -76,7 +76,9 @@ def give_back(limits: Sequence[Limit]) -> None:
         change = sa.update(t).where(t.key == limit.key).values(failures=fewer, not_before_ms=0)
         db.session.execute(change)
     over = sa.and_(t.last_ms < db_now_ms() - FORGET_MS, t.not_before_ms < db_now_ms())
-    db.session.execute(sa.delete(t).where(sa.or_(t.key == limits[0].key, over)))
+    # Rows that somebody holds are left to the next: waiting for each other would be a deadlock.
+    stale = sa.select(t.key).where(over).with_for_update(skip_locked=True)
+    db.session.execute(sa.delete(t).where(sa.or_(t.key == limits[0].key, t.key.in_(stale))))
 
 
 def _count(limit: Limit) -> int | None:

@@ -72,7 +72,13 @@ def test_a_secret_can_come_from_a_file(tmp_path):
 
 def test_sec_088_the_settings_show_no_secret(app, config):
     shown = repr(config) + repr(app.config)
-    assert config.AUTH_ENCRYPTION_SECRET not in shown
+    assert config.AUTH_ENCRYPTION_SECRET not in shown and config.DATABASE_URL not in shown
+
+
+def test_sec_064_debug_does_not_start_in_public(monkeypatch, config):
+    monkeypatch.setenv("FLASK_DEBUG", "1")
+    with pytest.raises(ConfigError, match="FLASK_DEBUG"):
+        create_app(config)
 
 
 def test_every_error_text_is_complete():

@@ -6,10 +6,9 @@ import logging
 import time
 
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
 
 from ..access import Usable
-from ..db import db, db_now_ms
+from ..db import AWAY, db, db_now_ms
 from ..models import Connection, Gateway
 
 log = logging.getLogger(__name__)
@@ -48,5 +47,5 @@ def note(gateway: Usable, code: str) -> None:
         with db.engine.begin() as link:
             for change in changes:
                 link.execute(change)
-    except OperationalError:
+    except AWAY:
         log.warning("how a gateway fares was not noted")

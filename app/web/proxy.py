@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flask import Blueprint, Flask, Response, current_app, g, request
-from werkzeug.exceptions import MethodNotAllowed, RequestEntityTooLarge
+from werkzeug.exceptions import MethodNotAllowed
 
 from .. import access
 from ..access import Usable
 from ..errors import Forbidden
 from ..mcp import health, relay, wire
 from ..mcp.hangup import Hangup
+from . import security
 from .auth import api_caller, client_is
 from .errors import request_id
 
@@ -46,7 +47,7 @@ def one(slug: str) -> Response:
         raise MethodNotAllowed(VERBS)
     caller = api_caller("mcp")
     gateway = access.usable(caller, slug)
-    call = wire.read(request.method, _Headers(), _body(), request_id=request_id())
+    call = wire.read(request.method, _Headers(), security.body(), request_id=request_id())
     g.call_id = call.id
     _note_client(call)
     reply = relay.forward(caller, gateway, call, hangup=_hangup())
@@ -68,17 +69,6 @@ class _Headers:
         """Of arguments that are mirrored; nobody asks for others that they do not know."""
         found = (key[5:] for key in self._environ if key.startswith("HTTP_MCP_PARAM_"))
         return [key.title().replace("_", "-") for key in found]
-
-
-def _body() -> bytes:
-    """All of it. A body that comes in chunks would be cut at the limit without a word."""
-    limit = current_app.config["MAX_BODY_BYTES"]
-    if request.content_length is None:
-        request.max_content_length = limit + 1
-    body = request.get_data(cache=False)
-    if len(body) > limit:
-        raise RequestEntityTooLarge
-    return body
 
 
 def _hangup() -> Hangup | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from ..errors import AppError, Forbidden
 
@@ -36,6 +37,8 @@ def refuse_foreign_hosts() -> None:
     On this machine any of its own names will do, as long as the port is ours.
     """
     ours: str = current_app.extensions["public_host"]
+    if not request.environ.get("RAW_URI", "/").startswith(("/", "*")):
+        raise AppError("bad_request")  # absolute-form: it may name another server than Host does
     host = request.environ.get("HTTP_HOST", "")
     if host == ours or request.path in ("/health", "/ready"):
         return
@@ -63,11 +66,11 @@ def body() -> bytes:
     Werkzeug refuses a length over the limit, but cuts a chunked body there without a word.
     """
     most = current_app.config["MAX_BODY_BYTES"]
+    if request.content_length is None:
+        request.max_content_length = most + 1
     raw = request.get_data(cache=False)
-    if request.content_length is None and len(raw) >= most:
-        error = AppError("too_large", limit=most)
-        error.rpc = False
-        raise error
+    if len(raw) > most:
+        raise RequestEntityTooLarge
     return raw
 
 

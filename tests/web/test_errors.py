@@ -32,6 +32,13 @@ def test_a_failed_call_is_no_http_error(app, error, status, key):
     assert ("WWW-Authenticate" in answer.headers) == (status == 401)
 
 
+def test_sec_098_an_absolute_form_is_refused(app):
+    reply = app.test_client().get(
+        "/login", base_url="https://gw.test", environ_overrides={"RAW_URI": "http://evil/login"}
+    )
+    assert reply.status_code == 400
+
+
 @pytest.mark.parametrize("kind", AWAY)
 @pytest.mark.parametrize(("path", "status"), [("/x", 503), ("/api/x", 503), ("/mcp/x", 200)])
 def test_sec_118_a_database_that_is_away_is_no_fault_of_ours(app, kind, path, status):

@@ -385,7 +385,7 @@ def test_all_faults_are_named_at_once_with_a_summary(app, admin):
         ("basic", {"password": "a\r\nX: y"}, "password"),
         ("bearer", {"bearer_token": "a\r\nX: y"}, "bearer_token"),
         ("bearer", {"bearer_token": "ä"}, "bearer_token"),
-        ("headers", {"headers": "X-A: a\0b"}, "headers"),
+        ("headers", {"headers": "X-A: a\x01b"}, "headers"),
         ("headers", {"headers": "Host: evil"}, "headers"),
         ("none", {"url": "https://a.test/\r\nX: y"}, "url"),
         ("none", {"name": "a\r\nb"}, "name"),

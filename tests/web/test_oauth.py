@@ -338,7 +338,7 @@ def test_sec_002_only_this_browser_and_person_finish(app, alice, bob, provider, 
     assert trip.back().location == CLEAN  # and she still can
 
 
-@pytest.mark.parametrize("state", ["forged", "", "\x00", "x" * 4096])
+@pytest.mark.parametrize("state", ["forged", "", "x" * 4096])
 def test_sec_009_a_forged_callback_changes_nothing(app, alice, provider, state):
     trip = leave(alice)
     page = trip.back(state=state, error="access_denied", error_description="<script>alert(1)")
