@@ -61,8 +61,9 @@ lint: .venv/dev
 
 test: lint .rigs/stamp
 	@.ci/needs chromium postgresql nginx-light curl
-	$(BIN)/python -m pytest -q
-	$(BIN)/python -m pytest -q --database postgresql --ignore tests/e2e
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore tests/e2e
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore tests/e2e --database postgresql
+	$(BIN)/python -m pytest -q tests/e2e
 
 bench: .venv/run
 	@.ci/needs wrk gcc
