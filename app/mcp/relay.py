@@ -160,8 +160,7 @@ def run_parked(
     message = json.loads(request)
     turn = Turn(caller, gateway, _as_call(message))
     try:
-        result, ok = _run(caller, gateway, message, token_set), True
-        parked.keep_result(parked_call_id, result, ok=ok)
+        parked.keep_result(parked_call_id, _run(caller, gateway, message, token_set), ok=True)
     except AppError as error:
         parked.keep_result(parked_call_id, consent.failure(turn, error), ok=False)
 
