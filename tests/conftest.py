@@ -30,6 +30,14 @@ def pytest_addoption(parser):
     parser.addoption("--database", choices=["sqlite", "postgresql"], default="sqlite")
 
 
+def pytest_collection_modifyitems(config, items):
+    """On PostgreSQL run what meets a database; the rest is the same on both, and ran on SQLite."""
+    if config.getoption("--database") == "postgresql":
+        meeting = [item for item in items if "template_database" in item.fixturenames]
+        config.hook.pytest_deselected(items=[item for item in items if item not in meeting])
+        items[:] = meeting
+
+
 @pytest.fixture(scope="session")
 def template_database(request, tmp_path_factory) -> Iterator[str]:
     """A migrated, empty database to copy: a path, or the URL of a PostgreSQL template."""
