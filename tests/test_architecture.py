@@ -13,8 +13,8 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "db oauth.refusals mcp.jsonrpc",
     "models passwords secretbox egress specs oauth.replies oauth.callback mcp.wire",
     "schema keys edits",
-    "audit access aftermath throttle oauth.client oauth.discovery oauth.templates mcp.sse",
-    "api_tokens overview sessions oauth.registration oauth.ladder oauth.freshness"
+    "audit access throttle limits oauth.client oauth.discovery oauth.templates mcp.sse",
+    "aftermath api_tokens overview sessions oauth.registration oauth.ladder oauth.freshness"
     " mcp.upstream mcp.memory mcp.handles mcp.health",
     "oauth.asking mcp.turn mcp.answers mcp.stand_in",
     "oauth.lease",

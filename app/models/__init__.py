@@ -1,15 +1,17 @@
 """The schema. Rows and facts about one row; no HTTP, no encryption, no commits."""
 
-from .activity import AuditEvent, CryptoMeta
+from .activity import AuditEvent, AuditHead, Chore, CryptoMeta
 from .gateways import CatalogEntry, Gateway
-from .oauth import ClientRegistration, Connection, Flow, OAuthConfig, ParkedCall
-from .people import ApiToken, BrowserSession, SetupCode, Throttle, User
+from .oauth import ClientRegistration, Connection, Flow, OAuthConfig, ParkedCall, Revocation
+from .people import ApiToken, BrowserSession, RateWindow, SetupCode, Throttle, User
 
 __all__ = [
     "ApiToken",
     "AuditEvent",
+    "AuditHead",
     "BrowserSession",
     "CatalogEntry",
+    "Chore",
     "ClientRegistration",
     "Connection",
     "CryptoMeta",
@@ -17,6 +19,8 @@ __all__ = [
     "Gateway",
     "OAuthConfig",
     "ParkedCall",
+    "RateWindow",
+    "Revocation",
     "SetupCode",
     "Throttle",
     "User",

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Index, String, Text
+from sqlalchemy import JSON, BigInteger, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..db import Base, utcnow
@@ -13,7 +13,11 @@ class AuditEvent(Base):
     """Who did what to what, and how it ended. Names of changed fields, never their values."""
 
     __tablename__ = "audit_event"
-    __table_args__ = (Index("ix_audit_event_at", "at"),)
+    __table_args__ = (
+        Index("ix_audit_event_at", "at"),
+        Index("ix_audit_event_subject", "subject_kind", "subject_id", "at"),
+        Index("ix_audit_event_seq", "seq", unique=True),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     at: Mapped[datetime] = mapped_column(default=utcnow)
@@ -28,6 +32,36 @@ class AuditEvent(Base):
     details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     request_id: Mapped[str] = mapped_column(String(32), default="")
     address: Mapped[str] = mapped_column(String(45), default="")
+    # Its place in the chain, and SHA-256 of the link before it and of this row. NULL: from before
+    # there was a chain.
+    seq: Mapped[int | None] = mapped_column(BigInteger)
+    link: Mapped[str | None] = mapped_column(String(64))
+
+
+class AuditHead(Base):
+    """The last link of the chain of audit events, sealed: who can write rows cannot move it."""
+
+    __tablename__ = "audit_head"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)  # "audit"
+    head_sealed: Mapped[str] = mapped_column(Text)  # JSON: seq and link
+
+    @property
+    def sealed_for(self) -> str:
+        return "system"
+
+
+class Chore(Base):
+    """A recurring piece of work that one node at a time does; who has it, and when it is due."""
+
+    __tablename__ = "chore"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)  # its name
+    holder: Mapped[str | None] = mapped_column(String(64))
+    lease_ms: Mapped[int] = mapped_column(BigInteger, default=0)
+    due_ms: Mapped[int] = mapped_column(BigInteger, default=0)
+    ran_ms: Mapped[int | None] = mapped_column(BigInteger)
+    outcome: Mapped[str | None] = mapped_column(String(200))  # counts, or the code of a failure
 
 
 class CryptoMeta(Base):

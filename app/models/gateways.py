@@ -26,6 +26,9 @@ class Gateway(Base):
     header_names: Mapped[list[str]] = mapped_column(JSON, default=list)  # headers; values sealed
     # basic: the password; bearer: the token; headers: a JSON object of name to value
     credentials_sealed: Mapped[str | None] = mapped_column(Text)
+    ca_pem: Mapped[str | None] = mapped_column(Text)  # trusted for this gateway's hosts alone
+    client_cert_pem: Mapped[str | None] = mapped_column(Text)  # shown to them
+    client_key_sealed: Mapped[str | None] = mapped_column(Text)
     is_enabled: Mapped[bool] = mapped_column(default=True)
     timeout_s: Mapped[float | None]  # of silence on an answer; None: UPSTREAM_READ_TIMEOUT
     created_at: Mapped[datetime] = mapped_column(default=utcnow)

@@ -7,7 +7,7 @@ by the database's clock; only these are compared in races.
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..db import Base, utcnow
@@ -75,6 +75,8 @@ class OAuthConfig(Base):
     settings: Mapped[dict[str, Any]] = mapped_column(JSON)
     registration_id: Mapped[str | None] = mapped_column(ForeignKey("client_registration.id"))
     registration: Mapped[ClientRegistration | None] = relationship()
+    # An admin trusts every silent provider that answers on the same callback path (SEC-008).
+    trusts_shared_callback: Mapped[bool] = mapped_column(default=False, server_default=false())
     config_version: Mapped[int] = mapped_column(default=1)  # moves as oauth.md 8.3 says
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     updated_at: Mapped[datetime] = mapped_column(default=utcnow)
@@ -93,6 +95,10 @@ class Connection(Base):
     owner_key: Mapped[str] = mapped_column(String(40))  # "user:<id>" or "shared": NULLs don't clash
     state: Mapped[str] = mapped_column(String(16), default="pending")
     reason: Mapped[str | None] = mapped_column(String(40))
+    state_ms: Mapped[int] = mapped_column(
+        BigInteger, default=0, server_default="0"
+    )  # in this state since; 0: unknown
+    failing_ms: Mapped[int | None] = mapped_column(BigInteger)  # since the first of fail_count
 
     # pinned at consent: refresh and revoke use these, never today's config
     config_version: Mapped[int] = mapped_column(default=1)
@@ -134,6 +140,44 @@ class Connection(Base):
     @property
     def sealed_for(self) -> str:
         return self.owner_key
+
+
+class Revocation(Base):
+    """Tokens that still have to be ended at their provider (RFC 7009); outlives all they hung on.
+
+    So it carries the client and the way there, and no foreign key.
+    """
+
+    __tablename__ = "revocation"
+    __table_args__ = (Index("ix_revocation_not_before_ms", "not_before_ms"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    connection_id: Mapped[str] = mapped_column(String(32))
+    user_id: Mapped[str | None] = mapped_column(String(32))
+    gateway_id: Mapped[str] = mapped_column(String(32))
+    gateway_name: Mapped[str] = mapped_column(String(100))
+    style: Mapped[str] = mapped_column(String(10))  # rfc7009, github, slack, dropbox, notion
+    url: Mapped[str] = mapped_column(String(2048))
+    client_id: Mapped[str] = mapped_column(String(2048))
+    client_secret_sealed: Mapped[str | None] = mapped_column(Text)
+    auth_method: Mapped[str] = mapped_column(String(30), default="auto")
+    ca_pem: Mapped[str | None] = mapped_column(Text)
+    client_cert_pem: Mapped[str | None] = mapped_column(Text)
+    client_key_sealed: Mapped[str | None] = mapped_column(Text)
+    refresh_token_sealed: Mapped[str | None] = mapped_column(Text)  # None: done, or never was
+    access_token_sealed: Mapped[str | None] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(10), default="queued")  # done, given_up
+    tries: Mapped[int] = mapped_column(default=0)
+    attempt_id: Mapped[str | None] = mapped_column(String(32))
+    lease_ms: Mapped[int] = mapped_column(BigInteger, default=0)
+    not_before_ms: Mapped[int] = mapped_column(BigInteger, default=0)
+    last_error_code: Mapped[str | None] = mapped_column(String(40))
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    ended_at: Mapped[datetime | None]
+
+    @property
+    def sealed_for(self) -> str:
+        return f"revocation:{self.id}"
 
 
 class Flow(Base):

@@ -71,6 +71,16 @@ class Throttle(Base):
     not_before_ms: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
+class RateWindow(Base):
+    """Requests under one key in one window of time, added up over all workers (SEC-101)."""
+
+    __tablename__ = "rate_window"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256 of what is limited
+    window_ms: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # its beginning
+    count: Mapped[int] = mapped_column(default=0)
+
+
 class SetupCode(Base):
     """The one-time code of the first run. One row at most; gone when it was used."""
 
