@@ -19,7 +19,7 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "oauth.asking mcp.turn mcp.answers mcp.stand_in",
     "oauth.lease",
     "oauth.refresh mcp.catalog mcp.bridge",
-    "oauth.tokens oauth.parked",
+    "oauth.keeping oauth.tokens oauth.parked",
     "oauth.flow people gateways mcp.operation",
     "mcp.consent mcp.client setup",
     "mcp.through mcp.opening",

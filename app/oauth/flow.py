@@ -25,7 +25,7 @@ from ..errors import AppError, Busy, Conflict, ConsentFailed, NotFound
 from ..models import Flow, OAuthConfig
 from ..secretbox import Where, box, cell
 from ..specs import OAuthConfigSpec
-from . import ladder, parked, registration, tokens
+from . import keeping, ladder, parked, registration
 from .callback import Callback
 from .client import OAuthClient
 from .replies import TokenSet
@@ -80,7 +80,7 @@ def begin(  # noqa: PLR0913  # all that one trip of the browser is about
     if config is None or config.is_shared:
         raise NotFound("gateway_not_found", gateway=gateway.slug)
     _limit_attempts(caller, config)
-    if config.spec.stores and not tokens.has_room(config.id, gateway.id, caller.owner_key):
+    if config.spec.stores and not keeping.has_room(config.id, gateway.id, caller.owner_key):
         raise Conflict("connection_limit")
     flow = _pinned(gateway, config)
     flow.user_id, flow.purpose, flow.parked_call_id = caller.user_id, purpose, parked_call
@@ -243,17 +243,17 @@ def _settled(
 def _settle(
     caller: Caller, seen: ladder.Row, token_set: TokenSet, *, t0_ms: int, by: Actor
 ) -> Finished:
-    """Keep the tokens, or hand them on; the flow is done. Commits. Raises what tokens.keep does."""
+    """Keep the tokens, or hand them on; the flow is done. Commits. Raises what keep() does."""
     spec = _spec(seen)
     done = sa.update(Flow).where(Flow.id == seen.id).values(status="done")
     db.session.execute(done)  # a write first: SQLite then waits for its write lock
-    tokens.queue_at(seen.gateway_id)  # an edit of it is seen below, or waits for us (SEC-034)
+    keeping.queue_at(seen.gateway_id)  # an edit of it is seen below, or waits for us (SEC-034)
     config = db.session.get(OAuthConfig, seen.oauth_config_id)
     flow = db.session.get(Flow, seen.id)
     if config is None or flow is None or config.config_version != seen.config_version:
         raise ConsentFailed("config_changed")  # while we asked
     if spec.stores:
-        tokens.keep(caller, seen.gateway_id, config, flow, token_set, t0_ms=t0_ms, by=by)
+        keeping.keep(caller, seen.gateway_id, config, flow, token_set, t0_ms=t0_ms, by=by)
     narrowed = _narrowed(seen, spec, token_set)
     _record(by, "consent.finished", seen.id, seen.name, kept=spec.stores, narrowed=len(narrowed))
     db.session.commit()

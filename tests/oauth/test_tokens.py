@@ -29,7 +29,7 @@ from app.models import (
     OAuthConfig,
     User,
 )
-from app.oauth import tokens
+from app.oauth import keeping, tokens
 from app.oauth.replies import TokenSet
 from app.secretbox import box, cell
 from tests.oauth.planted import (
@@ -495,7 +495,7 @@ def keep(token_set: TokenSet = NEW, caller: access.Caller = ALICE) -> Connection
     begun, t0_ms = flow(caller), now_ms()
     config = db.session.scalars(sa.select(OAuthConfig)).one()
     gateway_id = config.gateway_id
-    kept = tokens.keep(caller, gateway_id, config, begun, token_set, t0_ms=t0_ms, by=SYSTEM)
+    kept = keeping.keep(caller, gateway_id, config, begun, token_set, t0_ms=t0_ms, by=SYSTEM)
     db.session.commit()
     return kept
 
@@ -571,7 +571,7 @@ def test_connection_limit_spares_living_grants(app):
     grant(FRESH)
     gateway_id = stored().gateway_id
     bob = person("bob")
-    assert not tokens.has_room(config_id, gateway_id, bob.owner_key)
+    assert not keeping.has_room(config_id, gateway_id, bob.owner_key)
     with pytest.raises(Conflict) as caught:
         keep(caller=bob)
     db.session.rollback()
@@ -583,7 +583,7 @@ def test_connection_limit_counts_no_reconnect(app):
     app.config["OAUTH_MAX_STORED_TOKENS_PER_GATEWAY"] = 1
     config_id = plant()
     grant(FRESH)
-    assert tokens.has_room(config_id, stored().gateway_id, ALICE.owner_key)
+    assert keeping.has_room(config_id, stored().gateway_id, ALICE.owner_key)
     keep()
     assert bearer() == "at-2"
 
@@ -596,7 +596,7 @@ def test_connection_limit_makes_room_from_what_is_over_the_oldest_first(app, sta
     newer = grant(FRESH, owner_key="user:newer", state=state, issued_ms=2)
     with db.engine.connect() as link:
         gateway_id = link.scalar(sa.select(Gateway.id))
-    assert tokens.has_room(config_id, gateway_id, ALICE.owner_key)
+    assert keeping.has_room(config_id, gateway_id, ALICE.owner_key)
     keep()
     with db.engine.connect() as link:
         c = Connection
@@ -612,7 +612,7 @@ def test_no_connection_limit_is_none(app):
     app.config["OAUTH_MAX_STORED_TOKENS_PER_GATEWAY"] = 0
     config_id = plant()
     grant(FRESH)
-    assert tokens.has_room(config_id, stored().gateway_id, "user:bob")
+    assert keeping.has_room(config_id, stored().gateway_id, "user:bob")
     keep(caller=person("bob"))
 
 
@@ -646,7 +646,7 @@ def test_f_40_disconnecting_empties_the_row_and_what_comes_later_is_dropped(prov
     grant(DEAD, fail_count=2, state="failing")
 
     def disconnected(_request, _context):
-        assert tokens.forget(ALICE, "acme", by=SYSTEM)
+        assert keeping.forget(ALICE, "acme", by=SYSTEM)
         db.session.commit()
         return {"access_token": "at-2", "refresh_token": "rt-2", "token_type": "Bearer"}
 
@@ -661,10 +661,10 @@ def test_f_40_disconnecting_empties_the_row_and_what_comes_later_is_dropped(prov
 def test_disconnecting_spares_others_and_may_be_repeated():
     plant()
     grant(FRESH, owner_key=BOB.owner_key)
-    assert not tokens.forget(ALICE, "acme", by=SYSTEM)
-    assert tokens.forget(BOB, "acme", by=SYSTEM)
-    assert not tokens.forget(BOB, "acme", by=SYSTEM)
-    assert not tokens.forget(BOB, "elsewhere", by=SYSTEM)
+    assert not keeping.forget(ALICE, "acme", by=SYSTEM)
+    assert keeping.forget(BOB, "acme", by=SYSTEM)
+    assert not keeping.forget(BOB, "acme", by=SYSTEM)
+    assert not keeping.forget(BOB, "elsewhere", by=SYSTEM)
     db.session.commit()
     assert stored().state == "revoked"
 
@@ -672,6 +672,6 @@ def test_disconnecting_spares_others_and_may_be_repeated():
 def test_a_person_cannot_disconnect_what_is_shared():
     plant(grant=CC, kept=STORED)
     grant(FRESH, owner_key="shared", refresh_token=None)
-    assert not tokens.forget(ALICE, "acme", by=SYSTEM)
+    assert not keeping.forget(ALICE, "acme", by=SYSTEM)
     db.session.rollback()
     assert bearer() == "at-1"

@@ -11,7 +11,7 @@ from ... import access, strict_json
 from ...access import Caller
 from ...db import db
 from ...errors import AppError, ConsentFailed, NotFound, texts
-from ...oauth import flow, parked, tokens
+from ...oauth import flow, keeping, parked
 from ..auth import actor, person
 from .offered import TITLE_LIMIT, plain
 from .standing import Shown, shown
@@ -57,7 +57,7 @@ def disconnect(slug: str) -> ResponseReturnValue:
     one = shown(access.standing(caller, slug))
     if not one.is_personal:
         raise NotFound
-    tokens.forget(caller, slug, by=actor())
+    keeping.forget(caller, slug, by=actor())
     db.session.commit()
     flash(
         f"{one.name} is disconnected, and its tokens are deleted here. {one.host} may still list "
