@@ -27,12 +27,26 @@ FAST = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off", "max_con
 MEMORY = Path("/dev/shm")  # every test has a database of its own: 8 MB to copy and to delete
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Server:
-    """A running server."""
+    """A server that runs, unless it was told to `crash`. `command` starts it; "" copies only."""
 
     port: int
-    pid: int
+    command: list[str | Path] = dataclasses.field(default_factory=list)
+    running: Program | None = None
+
+    def crash(self) -> None:
+        """As `pg_ctl stop -m immediate`: everybody is cut off, nothing is written down."""
+        assert self.running is not None
+        os.kill(self.running.pid, signal.SIGQUIT)
+        self.running.wait()
+        self.running.stop()  # nothing is left to end; it lets go of the pipes
+
+    def start(self) -> None:
+        """Run, after a crash too, on the same port with the same data; returns when it answers."""
+        # Not to be stopped by SIGTERM, which waits for its clients.
+        self.running = Program(self.command, end=signal.SIGINT, cwd="/")
+        self.running.wait_for("database system is ready to accept connections")
 
     def url(self, name: str) -> str:
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
@@ -66,9 +80,12 @@ def server(**settings: str) -> Iterator[Server]:
         options = [f"-c{name}={value}" for name, value in (FAST | settings).items()]
         where = ["-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder]
         command = [*_as_postgres(), _program("postgres"), *where, *options]
-        with Program(command, end=signal.SIGINT, cwd="/") as running:  # SIGTERM awaits its clients
-            running.wait_for("database system is ready to accept connections")
-            yield Server(port, running.pid)
+        one = Server(port, command)
+        one.start()
+        try:
+            yield one
+        finally:
+            one.running.stop()
     finally:
         shutil.rmtree(folder)
 
@@ -78,7 +95,7 @@ def copy_of(template: str, name: str) -> Iterator[str]:
     """A copy of the database at this URL; gives the copy's URL, and drops it at the end."""
     base, _, original = template.rpartition("/")
     port = int(base.rpartition(":")[2])
-    copier = Server(port, 0)
+    copier = Server(port)
     url = copier.create(name, template=original)
     try:
         yield url

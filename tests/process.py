@@ -74,6 +74,10 @@ class Program:
         with self._news:
             return "".join(self._lines)
 
+    def wait(self, seconds: float = 30) -> int:
+        """Until it ends by itself; its exit status. Raises subprocess.TimeoutExpired."""
+        return self._process.wait(seconds)
+
     def stop(self, *, wait: float = 20) -> int:
         """Ask it to end, and SIGKILL when that was not enough; the exit status."""
         self._process.send_signal(self._end)
