@@ -77,6 +77,8 @@ class OAuthConfig(Base):
     registration: Mapped[ClientRegistration | None] = relationship()
     # An admin trusts every silent provider that answers on the same callback path (SEC-008).
     trusts_shared_callback: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # This provider answers at this path since: who came later waits for that trust. 0: unknown.
+    callback_since_ms: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     config_version: Mapped[int] = mapped_column(default=1)  # moves as oauth.md 8.3 says
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     updated_at: Mapped[datetime] = mapped_column(default=utcnow)

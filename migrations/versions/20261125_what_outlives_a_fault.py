@@ -89,10 +89,14 @@ def upgrade() -> None:
                 "trusts_shared_callback", sa.Boolean(), nullable=False, server_default=sa.false()
             )
         )
+        batch_op.add_column(
+            sa.Column("callback_since_ms", sa.BigInteger(), nullable=False, server_default="0")
+        )
 
 
 def downgrade() -> None:
     with op.batch_alter_table("oauth_config", schema=None) as batch_op:
+        batch_op.drop_column("callback_since_ms")
         batch_op.drop_column("trusts_shared_callback")
 
     with op.batch_alter_table("gateway", schema=None) as batch_op:
