@@ -24,12 +24,13 @@ from requests_oauthlib import OAuth2Session
 from .. import egress
 from ..errors import ProviderError, UpstreamError
 from ..specs import PROTOCOL_PARAMETERS, OAuthConfigSpec
-from . import refusals, replies
+from . import refusals, replies, revoking
 from .refusals import Answer, Request
 from .replies import BODY_LIMIT, Dialect, TokenSet
 
 Params = dict[str, Any]  # of a request; what is None is not sent
 _CONTENT = b'{"access_token": "-", "token_type": "Bearer"}'
+_SAYS = {"Accept": "application/json", "User-Agent": "mcp-gateway"}
 _USERINFO_S = 3.0  # nobody waits longer for the name of an account
 
 
@@ -125,6 +126,30 @@ class OAuthClient:
             return None
         members = replies.object_in(body) if reply.status_code == 200 else None
         return replies.account_label(paths, members or {})
+
+    def revoke(
+        self, token: str, hint: revoking.Hint, *, url: str, style: str, seconds: float
+    ) -> revoking.Verdict:
+        """End one token (RFC 7009, or the provider's own way). Sent once. Raises nothing."""
+        order = revoking.order(style, token, hint)
+        if order is None:
+            return revoking.Verdict("unsupported", "unsupported_token_type")
+        us, url = self._us, revoking.address(url, self._us.client_id)
+        how: Params = {"json": order.json, "headers": _SAYS | dict(order.headers)}
+        how |= {"timeout": (min(egress.CONNECT_S, seconds), seconds), "allow_redirects": False}
+        if order.form is not None:
+            how |= {"data": us.named_in_body | dict(order.form), "auth": _Sending(us)}
+        elif order.as_client:
+            how["auth"] = _Sending(replace(us, auth_method="basic"))
+        try:
+            with egress.upstream_errors(url), egress.call(seconds), egress.session() as session:
+                with session.request(order.method, url, stream=True, **how) as reply:
+                    body = egress.read_capped(reply, BODY_LIMIT)
+        except UpstreamError as error:
+            is_final = error.code in ("blocked_address", "redirected")
+            return revoking.Verdict("refused" if is_final else "later", error.code)
+        answer = Answer(url, reply.status_code, reply.headers, body)
+        return revoking.verdict(answer, style)
 
     def _ask(self, request: Request, url: str, sent: Params) -> TokenSet:
         """One deadline over all tries. Raises ProviderError."""

@@ -1,0 +1,296 @@
+"""Ending grants at their providers (RFC 7009, oauth.md 8.1, SEC-025): a queue that outlives them.
+
+What ended here is put by in the transaction that ends it, and asked for afterwards: right away as
+best effort, then by the housekeeper, with growing pauses and an end.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import sqlalchemy as sa
+from flask import current_app
+from sqlalchemy.orm import Session
+
+from ..audit import SYSTEM, Subject, entry, record
+from ..db import db, db_now_ms, utcnow
+from ..errors import Unsealable
+from ..models import ClientRegistration, Connection, Gateway, OAuthConfig, Revocation
+from ..secretbox import box, cell
+from ..specs import OAuthConfigSpec
+from . import revoking
+from .client import OAuthClient, Registration
+from .replies import TokenSet
+from .revoking import Hint, Verdict
+
+AT_ONCE_S = 5.0  # for one token; somebody may be waiting for the answer
+LEASE_S = 2 * AT_ONCE_S + 5.0
+MOST_TRIES = 16  # some two days
+SLOWEST_S = 6 * 3600.0
+LATE_S = 600.0  # an answer to a renewal that was under way may still bring tokens to end
+_TOKENS: tuple[tuple[str, Hint], ...] = (  # in this order
+    ("refresh_token_sealed", "refresh_token"),
+    ("access_token_sealed", "access_token"),
+)
+r = Revocation
+
+
+# -- what is to end --------------------------------------------------------------------------------
+
+
+def queue(row: Connection, *, why: str) -> int:
+    """Put by what this connection holds, in the caller's transaction. How many tokens.
+
+    The caller has locked the row, and empties its columns. 0: nothing is held that opens, or its
+    provider has no way to end it. Opens no network.
+    """
+    client = db.session.get(ClientRegistration, row.registration_id or "")
+    config = db.session.get(OAuthConfig, row.oauth_config_id)
+    gateway = db.session.get(Gateway, row.gateway_id)
+    if client is None or config is None or gateway is None:
+        return 0
+    style = OAuthConfigSpec.model_validate(config.settings).revocation_style
+    tokens = {column: _opened(row, column) for column, _ in _TOKENS}
+    if row.revocation_url is None or style == "none" or not any(tokens.values()):
+        return 0
+    made = Revocation(
+        connection_id=row.id,
+        user_id=row.user_id,
+        gateway_id=gateway.id,
+        gateway_name=gateway.name,
+        style=style,
+        url=row.revocation_url,
+        client_id=client.client_id,
+        auth_method=client.auth_method,
+        ca_pem=gateway.ca_pem,
+        client_cert_pem=gateway.client_cert_pem,
+    )
+    held = tokens | {
+        "client_secret_sealed": _opened(client, "client_secret_sealed"),
+        "client_key_sealed": _opened(gateway, "client_key_sealed"),
+    }
+    count = _add(made, held)
+    subject = Subject("connection", row.id, gateway.name)
+    record(SYSTEM, "connection.revocation_queued", subject, why=why, tokens=count)
+    return count
+
+
+def drop(token_set: TokenSet, *, connection_id: str, why: str = "late") -> int:
+    """Tokens that came after their connection was ended (F-40, F-41). How many. Commits.
+
+    They are ended as the ones before them are: as the same client, at the same place. Never call
+    it while the connection holds newer ones, which may hang on the same grant.
+    """
+    with Session(db.engine) as session, session.begin():
+        query = sa.select(r).where(r.connection_id == connection_id).order_by(r.created_at.desc())
+        before = session.scalars(query.limit(1)).first()
+        if before is None:
+            return 0  # the provider has no way to end them
+        names = ("user_id", "gateway_id", "gateway_name", "style", "url", "client_id")
+        more = ("auth_method", "ca_pem", "client_cert_pem")
+        copied = {name: getattr(before, name) for name in (*names, *more)}
+        made = Revocation(connection_id=connection_id, **copied)
+        held = {
+            "refresh_token_sealed": token_set.refresh_token,
+            "access_token_sealed": token_set.access_token,
+            "client_secret_sealed": _opened(before, "client_secret_sealed"),
+            "client_key_sealed": _opened(before, "client_key_sealed"),
+        }
+        count = _add(made, held, session)
+        subject = Subject("connection", connection_id, before.gateway_name)
+        action = "connection.revocation_queued"
+        session.add(entry(SYSTEM, action, subject, why=why, tokens=count))
+    return count
+
+
+def _opened(row: Connection | ClientRegistration | Gateway | Revocation, column: str) -> str | None:
+    """None as well for what does not open: a wrong key must not keep anybody from leaving."""
+    sealed: str | None = getattr(row, column)
+    try:
+        return None if sealed is None else box().open(sealed, where=cell(row, column))
+    except Unsealable:
+        return None
+
+
+def _add(made: Revocation, held: Mapping[str, str | None], session: Session | None = None) -> int:
+    """Sealed anew: a sealed value is bound to its row."""
+    for column, secret in held.items():
+        sealed = None if secret is None else box().seal(secret, where=cell(made, column))
+        setattr(made, column, sealed)
+    (session or db.session).add(made)
+    return sum(held[column] is not None for column, _ in _TOKENS)
+
+
+# -- asking the providers --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A row that this process has the lease of, with its secrets open."""
+
+    id: str
+    connection_id: str
+    gateway_name: str
+    style: str
+    url: str
+    tries: int
+    attempt: str
+    client: OAuthClient
+    tokens: Mapping[str, str | None] = field(repr=False)
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).netloc
+
+
+def work_off(*, limit: int = 50, only: Collection[str] | None = None) -> dict[str, int]:
+    """Ask for what is due; how many of each outcome. `only`: of these connections. Commits.
+
+    A provider that does not answer is asked once in a round. Call it with no transaction open.
+    """
+    done: Counter[str] = Counter()
+    away: set[str] = set()
+    for revocation_id, host in _due(limit, only):
+        if host in away:
+            continue
+        taken = _take(revocation_id)
+        if taken is None:
+            continue
+        verdicts = {column: _ask(taken, column, hint) for column, hint in _TOKENS}
+        outcome = _settle(taken, verdicts)
+        if outcome == "later":
+            away.add(host)
+        done[outcome] += 1
+    return dict(done)
+
+
+def _due(limit: int, only: Collection[str] | None) -> list[tuple[str, str]]:
+    now = db_now_ms()
+    query = sa.select(r.id, r.url).where(r.state == "queued", r.not_before_ms <= now)
+    if only is not None:
+        query = query.where(r.connection_id.in_(only))
+    query = query.where(r.lease_ms <= now).order_by(r.not_before_ms, r.id).limit(limit)
+    with db.engine.connect() as link:
+        return [(row.id, urlsplit(row.url).netloc) for row in link.execute(query)]
+
+
+def _take(revocation_id: str) -> _Taken | None:
+    """None: another has it, or it is over. Commits."""
+    now, attempt = db_now_ms(), secrets.token_hex(16)
+    claim = (
+        sa.update(r)
+        .where(r.id == revocation_id, r.state == "queued", r.lease_ms <= now)
+        .values(attempt_id=attempt, lease_ms=now + int(LEASE_S * 1000), tries=r.tries + 1)
+        .returning(r.id)
+        .execution_options(synchronize_session=False)
+    )
+    with Session(db.engine, expire_on_commit=False) as session, session.begin():
+        if session.scalar(claim) is None:
+            return None
+        row = session.get(r, revocation_id)
+        if row is None:
+            return None
+    return _Taken(
+        id=row.id,
+        connection_id=row.connection_id,
+        gateway_name=row.gateway_name,
+        style=row.style,
+        url=row.url,
+        tries=row.tries,
+        attempt=attempt,
+        client=_client(row),
+        tokens={column: _opened(row, column) for column, _ in _TOKENS},
+    )
+
+
+def _client(row: Revocation) -> OAuthClient:
+    return OAuthClient(
+        Registration(
+            client_id=row.client_id,
+            client_secret=_opened(row, "client_secret_sealed"),
+            auth_method=row.auth_method,
+            authorization_url=None,
+            token_url=row.url,
+            refresh_url=None,
+            redirect_uri="",
+            timeout_s=AT_ONCE_S,
+            retries=0,
+            spec=OAuthConfigSpec(grant_type="authorization_code"),
+        )
+    )
+
+
+def _ask(taken: _Taken, column: str, hint: Hint) -> Verdict | None:
+    token = taken.tokens[column]
+    if token is None:
+        return None
+    seconds = min(AT_ONCE_S, current_app.config["OAUTH_REQUEST_TIMEOUT"])
+    return taken.client.revoke(token, hint, url=taken.url, style=taken.style, seconds=seconds)
+
+
+def _settle(taken: _Taken, verdicts: Mapping[str, Verdict | None]) -> str:
+    """Write down what came of it. Commits. What it is called in the counts."""
+    refresh, access = (verdicts[column] for column, _ in _TOKENS)
+    outcome: str = revoking.together(refresh, access)
+    told = next((one for one in (refresh, access) if one and one.outcome == outcome), None)
+    code = told.code if told else None
+    if outcome == "later" and taken.tries >= MOST_TRIES:
+        outcome = "refused"
+    change = sa.update(r).where(r.id == taken.id, r.attempt_id == taken.attempt)
+    change = change.values(attempt_id=None, lease_ms=0, last_error_code=code)
+    if outcome == "later":
+        over = [name for name, one in verdicts.items() if one and one.outcome != "later"]
+        pause = min(SLOWEST_S, 30.0 * 2.0 ** min(taken.tries, 12))
+        wait = max(pause, (told and told.retry_after) or 0)
+        change = change.values(not_before_ms=db_now_ms() + int(wait * 1000))
+        change = change.values(dict.fromkeys(over))
+    else:
+        change = change.values(dict.fromkeys(column for column, _ in _TOKENS))
+        change = change.values(state="given_up" if outcome == "refused" else "done")
+        change = change.values(ended_at=utcnow())
+    subject = Subject("connection", taken.connection_id, taken.gateway_name)
+    about = {"host": taken.host, "tries": taken.tries} | ({"code": code} if code else {})
+    with Session(db.engine) as session, session.begin():
+        if session.scalar(change.returning(r.id)) is not None:
+            action, result = _EVENTS[outcome]
+            if outcome != "later" or taken.tries == 1:
+                session.add(entry(SYSTEM, action, subject, outcome=result, **about))
+    return outcome
+
+
+_EVENTS = {
+    "ended": ("connection.ended_at_provider", "ok"),
+    "gone": ("connection.ended_at_provider", "ok"),
+    "unsupported": ("connection.revocation_unsupported", "failed"),
+    "later": ("connection.revocation_waits", "failed"),
+    "refused": ("connection.revocation_given_up", "failed"),
+}
+
+
+# -- what came of it -------------------------------------------------------------------------------
+
+
+def outcomes(connection_ids: Collection[str]) -> dict[str, str]:
+    """Per connection: revoked, unsupported, waiting, given_up. None of these: nothing was queued.
+
+    Of several, the one that is worst for who wants to be gone.
+    """
+    query = sa.select(r.connection_id, r.state, r.last_error_code).where(
+        r.connection_id.in_(connection_ids)
+    )
+    found: dict[str, str] = {}
+    with db.engine.connect() as link:
+        for row in link.execute(query):
+            word = {"queued": "waiting", "given_up": "given_up"}.get(row.state, "revoked")
+            if row.state == "done" and row.last_error_code == "unsupported_token_type":
+                word = "unsupported"
+            known = found.get(row.connection_id, word)
+            found[row.connection_id] = min(known, word, key=_WORST.index)
+    return found
+
+
+_WORST = ("given_up", "waiting", "unsupported", "revoked")
