@@ -1,6 +1,6 @@
 """The schema. Rows and facts about one row; no HTTP, no encryption, no commits."""
 
-from .activity import AuditEvent, AuditHead, Chore, CryptoMeta
+from .activity import AuditEvent, AuditHead, Chore, CryptoMeta, KeyHolder
 from .gateways import CatalogEntry, Gateway
 from .oauth import ClientRegistration, Connection, Flow, OAuthConfig, ParkedCall, Revocation
 from .people import ApiToken, BrowserSession, RateWindow, SetupCode, Throttle, User
@@ -17,6 +17,7 @@ __all__ = [
     "CryptoMeta",
     "Flow",
     "Gateway",
+    "KeyHolder",
     "OAuthConfig",
     "ParkedCall",
     "RateWindow",

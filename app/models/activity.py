@@ -71,9 +71,22 @@ class CryptoMeta(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)  # the key id
     check_sealed: Mapped[str] = mapped_column(Text)
-    state: Mapped[str] = mapped_column(String(10), default="active")
+    state: Mapped[str] = mapped_column(String(10), default="active")  # retired: nothing uses it
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
 
     @property
     def sealed_for(self) -> str:
         return "system"
+
+
+class KeyHolder(Base):
+    """A running process, and which keys it has: nothing may be sealed that it could not open."""
+
+    __tablename__ = "key_holder"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    host: Mapped[str] = mapped_column(String(64))
+    pid: Mapped[int]
+    active_key: Mapped[str] = mapped_column(String(32))  # it seals with this one
+    key_ids: Mapped[list[str]] = mapped_column(JSON)  # and opens these
+    seen_ms: Mapped[int] = mapped_column(BigInteger)

@@ -28,6 +28,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_chore")),
     )
     op.create_table(
+        "key_holder",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("host", sa.String(length=64), nullable=False),
+        sa.Column("pid", sa.Integer(), nullable=False),
+        sa.Column("active_key", sa.String(length=32), nullable=False),
+        sa.Column("key_ids", sa.JSON(), nullable=False),
+        sa.Column("seen_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_key_holder")),
+    )
+    op.create_table(
         "rate_window",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("window_ms", sa.BigInteger(), nullable=False),
@@ -119,5 +129,6 @@ def downgrade() -> None:
 
     op.drop_table("revocation")
     op.drop_table("rate_window")
+    op.drop_table("key_holder")
     op.drop_table("chore")
     op.drop_table("audit_head")
