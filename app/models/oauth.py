@@ -132,6 +132,9 @@ class Connection(Base):
     not_before_ms: Mapped[int] = mapped_column(BigInteger, default=0)
     forced_ms: Mapped[int] = mapped_column(BigInteger, default=0)
     fail_count: Mapped[int] = mapped_column(default=0)
+    # How often in a row the provider refused with the very same 4xx, and since when.
+    refused_count: Mapped[int] = mapped_column(default=0, server_default="0")
+    refused_ms: Mapped[int | None] = mapped_column(BigInteger)
 
     last_error_code: Mapped[str | None] = mapped_column(String(40))
     last_error_text: Mapped[str | None] = mapped_column(String(300))

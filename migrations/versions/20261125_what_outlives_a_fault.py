@@ -87,6 +87,10 @@ def upgrade() -> None:
             sa.Column("state_ms", sa.BigInteger(), nullable=False, server_default="0")
         )
         batch_op.add_column(sa.Column("failing_ms", sa.BigInteger(), nullable=True))
+        batch_op.add_column(
+            sa.Column("refused_count", sa.Integer(), nullable=False, server_default="0")
+        )
+        batch_op.add_column(sa.Column("refused_ms", sa.BigInteger(), nullable=True))
 
     with op.batch_alter_table("gateway", schema=None) as batch_op:
         batch_op.add_column(sa.Column("ca_pem", sa.Text(), nullable=True))
@@ -115,6 +119,8 @@ def downgrade() -> None:
         batch_op.drop_column("ca_pem")
 
     with op.batch_alter_table("connection", schema=None) as batch_op:
+        batch_op.drop_column("refused_ms")
+        batch_op.drop_column("refused_count")
         batch_op.drop_column("failing_ms")
         batch_op.drop_column("state_ms")
 
