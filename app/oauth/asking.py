@@ -15,8 +15,10 @@ from ..db import db, db_now_ms
 from ..errors import AppError, Conflict, Kind, ProviderError, UpstreamError
 from ..models import ClientRegistration
 from . import registration
+from .breaker import breaker
 from .replies import TokenSet
 
+REFUSALS, REFUSED_FOR_S = 5, 600.0  # so often, for so long: waiting seems vain
 CLIENT_PAUSE_S = 30  # a wrong secret costs two requests a minute, not one for each call
 SLOWEST_S, SLOWEST_REFUSED_S = 300.0, 3600.0
 CLIENT_CODES = ("client_rejected", "client_not_allowed", "client_needed", "secret_unreadable")
@@ -39,6 +41,14 @@ class Asking:
     refresh_url: str | None = None
     refresh_token: str | None = field(default=None, repr=False)
 
+    @property
+    def endpoint(self) -> str:
+        """The URL that will be asked."""
+        ours = self.token_url or self.config.spec.token_url or ""
+        if self.config.is_shared:
+            return ours
+        return self.refresh_url or self.config.spec.refresh_url or ours
+
 
 Ask = Callable[[Asking], TokenSet]
 
@@ -59,9 +69,10 @@ def ask_provider(asking: Asking) -> TokenSet:
         asking.registration_id, spec, token_url=asking.token_url, refresh_url=asking.refresh_url
     )
     try:
-        if asking.config.is_shared:
-            return client.client_credentials(scopes=spec.scopes, resource=asking.resource)
-        return client.refresh(asking.refresh_token or "", resource=asking.resource)
+        with breaker().passing(asking.endpoint):
+            if asking.config.is_shared:
+                return client.client_credentials(scopes=spec.scopes, resource=asking.resource)
+            return client.refresh(asking.refresh_token or "", resource=asking.resource)
     except ProviderError as error:
         if error.kind == "client":
             _pause_all(asking.registration_id, error.code, CLIENT_PAUSE_S)
@@ -79,17 +90,23 @@ def kind_of(error: AppError) -> Kind:
     return "client"  # ours: a secret that does not open, no client
 
 
-def pause_after(error: AppError, *, failures: int, again: bool) -> float:
-    """Seconds; `failures` before this one, `again`: the last one was the same.
+def is_refusal(error: AppError) -> bool:
+    """A 4xx that names neither the end of the grant nor our client."""
+    return kind_of(error) == "refused" and error.code not in ("provider_error", "redirected")
 
-    Ten refusals take some twelve minutes: who is refused for so long is asked once an hour.
-    """
+
+def is_for_long(refusals: int, seconds: float) -> bool:
+    """Whether the same refusal came often enough, and for long enough, to say so (oauth.md 6.2)."""
+    return refusals >= REFUSALS and seconds >= REFUSED_FOR_S
+
+
+def pause_after(error: AppError, *, failures: int, tired: bool) -> float:
+    """Seconds; `failures` before this one. Who is `tired` of refusals asks once an hour at last."""
     told = getattr(error, "retry_after", None)
     if told is not None:
         return _sane(told)
     if kind_of(error) == "client":
         return CLIENT_PAUSE_S
-    tired = again and failures >= 10 and kind_of(error) == "refused"
     most = SLOWEST_REFUSED_S if tired else SLOWEST_S
     return min(most, 2.0 ** min(failures, 12)) * random.uniform(0.5, 1.5)  # noqa: S311  # jitter
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+import secrets
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,16 +20,16 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ..access import Seen, Usable, UsableConfig
-from ..audit import SYSTEM, Subject, entry
+from ..audit import SYSTEM, Subject, entry, stage
 from ..db import AWAY, db, db_now_ms
-from ..errors import AppError, Conflict, ConnectionNeeded, NotFound
-from ..models import AuditEvent, Connection, OAuthConfig
+from ..errors import AppError
+from ..models import AuditEvent, Connection
 from ..models.oauth import LIVING
 from ..secretbox import Where, box
-from ..specs import OAuthConfigSpec
 from . import asking
-from .freshness import Need
+from .freshness import Need, Timing
 from .replies import TokenSet
+from .row import Row, columns
 
 log = logging.getLogger(__name__)
 c = Connection
@@ -35,66 +37,31 @@ c = Connection
 PATIENCE_S = 5.0  # with a database that is locked or away
 SETTLED = {  # what every row with new tokens says
     **{"state": "active", "reason": None, "attempt_id": None, "lease_ms": 0, "not_before_ms": 0},
-    **{"fail_count": 0, "last_error_code": None, "last_error_text": None},
+    **{"fail_count": 0, "failing_ms": None, "refused_count": 0, "refused_ms": None},
+    **{"last_error_code": None, "last_error_text": None},
 }
 _TOKENS = ("access_token_sealed", "refresh_token_sealed", "issued_ms", "expires_ms")
 UNTOKENED = dict.fromkeys((*_TOKENS, "refresh_expires_ms", "fingerprint"))
 
 
-@dataclass(frozen=True, slots=True)
-class Row(Seen):
-    """A connection with what only renewing needs, pinned at the consent."""
-
-    registration_id: str | None
-    token_url: str | None
-    refresh_url: str | None
-    resource: str | None
-    last_error_code: str | None
-    last_error_text: str | None
+def new_attempt() -> str:
+    """A name for it: random, after the time of this machine that nobody can set."""
+    return f"{_machine_ms():012x}{secrets.token_hex(10)}"
 
 
-def look(gateway: Usable, need: Need) -> tuple[Row | None, Need]:
-    """The connection and the config as they are, in a short transaction of its own.
+def is_held(row: Row, timing: Timing) -> bool:
+    """Whether an attempt may be under way.
 
-    Raises ConnectionNeeded if only the person can go on; a shared connection has no person.
+    SQLite's clock is this machine's, which may be set meanwhile (F-38): a jump must neither end a
+    lease nor prolong one. But all who share the file share the time since this machine was started.
     """
-    at = time.monotonic()
-    mine = sa.and_(c.oauth_config_id == OAuthConfig.id, c.owner_key == gateway.owner_key)
-    today = (OAuthConfig.config_version, OAuthConfig.registration_id, OAuthConfig.settings)
-    query = (
-        sa.select(
-            *_columns(Row),
-            db_now_ms().label("now_ms"),
-            *(one.label(f"today_{one.key}") for one in today),
-        )
-        .select_from(OAuthConfig)
-        .outerjoin(Connection, mine)
-        .where(OAuthConfig.id == need.config.id)
-    )
-    with db.engine.connect() as link:
-        found = link.execute(query).mappings().first()
-    if found is None:
-        raise NotFound("gateway_not_found", gateway=gateway.slug)
-    values = dict(found)
-    version, registration_id, settings = (values.pop(f"today_{one.key}") for one in today)
-    row = Row(**values, read_at=at) if values["id"] else None
-    need = replace(need, config=_today(need.config, version, registration_id, settings))
-    if need.config.is_shared != (gateway.owner_key == "shared"):
-        raise Conflict("config_changed")
-    if not need.config.is_shared and (row is None or row.state not in LIVING):
-        raise needed(gateway, row)
-    return row, need
-
-
-def _today(
-    config: UsableConfig, version: int, registration_id: str | None, settings: dict[str, Any]
-) -> UsableConfig:
-    """What the caller holds may be a second old; a change that tokens depend on has a version."""
-    if (config.version, config.registration_id) == (version, registration_id):
-        return config
-    return UsableConfig(
-        config.id, version, registration_id, OAuthConfigSpec.model_validate(settings)
-    )
+    if db.engine.dialect.name == "sqlite" and row.state == "refreshing" and row.attempt_id:
+        try:
+            age = _machine_ms() - int(row.attempt_id[:12], 16)
+        except ValueError:
+            return row.now() < row.lease_ms
+        return 0 <= age < ms(timing.lease)  # below: it was started anew, and the holder is gone
+    return row.now() < row.lease_ms
 
 
 def claim(need: Need, row: Row, attempt: str) -> int | None:
@@ -103,11 +70,11 @@ def claim(need: Need, row: Row, attempt: str) -> int | None:
     Tokens count from here: their life begins at the provider, before the answer is with us.
     """
     now = db_now_ms()
+    is_free = c.lease_ms <= now if db.engine.dialect.name != "sqlite" else sa.true()  # is_held()
     claim = (
         sa.update(c)
-        .where(c.id == row.id, c.version == row.version)
-        .where(c.lease_ms <= now, c.state.in_(LIVING))
-        .values(state="refreshing", attempt_id=attempt, attempt_ms=now, version=c.version + 1)
+        .where(c.id == row.id, c.version == row.version, is_free, c.state.in_(LIVING))
+        .values(**became("refreshing"), attempt_id=attempt, attempt_ms=now, version=c.version + 1)
         .values(lease_ms=now + ms(need.timing.lease))
         .values(forced_ms=now if need.after == row.token_gen else c.forced_ms)
         .returning(c.attempt_ms)
@@ -120,35 +87,46 @@ def claim(need: Need, row: Row, attempt: str) -> int | None:
     return None if taken is None else taken.attempt_ms
 
 
-def store(need: Need, row: Row, tokens: TokenSet, t0: int, *, patience: float) -> Seen | None:
-    """One commit for all of it, repeated until the lease ends: the old refresh token may be void.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Tokens as their connection will hold them, and which tokens they replace."""
+
+    connection_id: str
+    owner_key: str
+    token_gen: int  # of those before
+    action: str  # for the audit trail
+    columns: Mapping[str, Any] = field(repr=False)
+
+
+def kept(need: Need, row: Row, tokens: TokenSet, t0: int) -> Kept:
+    values = sealed(row, tokens, t0, can_renew=need.can_renew(row))
+    if tokens.refresh_token is None or need.config.is_shared:  # RFC 6749 section 6: it stays
+        del values["refresh_token_sealed"], values["refresh_expires_ms"]
+    action = "connection.recovered" if row.fail_count else "connection.renewed"
+    return Kept(row.id, row.owner_key, row.token_gen, action, values)
+
+
+def store(it: Kept, *, patience: float) -> Seen | None:
+    """One commit for all of it; None if the tokens that they replace are not there any more.
 
     The attempt plays no part: an answer that comes late is kept while no newer one is in. Commits.
     """
-    kept = sealed(row, tokens, t0, can_renew=need.can_renew(row))
-    if tokens.refresh_token is None or need.config.is_shared:  # RFC 6749 section 6: it stays
-        del kept["refresh_token_sealed"], kept["refresh_expires_ms"]
     change = (
         sa.update(c)
-        .where(c.id == row.id, c.token_gen == row.token_gen)
+        .where(c.id == it.connection_id, c.token_gen == it.token_gen)
         .where(c.state.not_in(("revoked", "orphaned")))
-        .values(**kept, **SETTLED, last_refresh_ms=db_now_ms())
+        .values(**{**it.columns, **SETTLED, **became("active")}, last_refresh_ms=db_now_ms())
         .values(version=c.version + 1, token_gen=c.token_gen + 1)
-        .returning(*_columns(Seen), db_now_ms().label("now_ms"))
+        .returning(*columns(Seen), db_now_ms().label("now_ms"))
     )
-    action = "connection.recovered" if row.fail_count else "connection.renewed"
-    stored = _write(change, patience=patience, note=_Note(row.id, action))
-    if stored is not None:
-        return Seen(**stored._mapping, read_at=time.monotonic())
-    # They are in, and only the acknowledgement was lost; or newer ones; or somebody ended it.
-    log.warning("connection %s moved on while it was renewed", row.id)
-    return None
+    stored = _write(change, patience=patience, note=_Note(it.connection_id, it.action))
+    return None if stored is None else Seen(**stored._mapping, read_at=time.monotonic())
 
 
 def let_go(row: Row, attempt: str) -> None:
     """The lease, if the attempt is over and still holds it: an edit moved the tokens. Commits."""
     mine = sa.update(c).where(c.id == row.id, c.attempt_id == attempt, c.state == "refreshing")
-    change = mine.values(state="active", attempt_id=None, lease_ms=0, version=c.version + 1)
+    change = mine.values(**became("active"), attempt_id=None, lease_ms=0, version=c.version + 1)
     _write(change.returning(c.id), patience=PATIENCE_S)
 
 
@@ -159,28 +137,41 @@ def give_back(need: Need, row: Row, attempt: str, error: AppError) -> bool:
     """
     kind, shared = asking.kind_of(error), need.config.is_shared
     again = error.code == row.last_error_code
-    values: dict[str, Any]
+    values = _refusals(row, error, again=again)
     if kind == "dead" and not shared:
         asked = error.code == "interaction_required"
-        values = {"state": "needs_reauth", "reason": error.code if asked else "grant_ended"}
+        values |= became("needs_reauth") | {"reason": error.code if asked else "grant_ended"}
         note = _Note(row.id, "connection.ended", "failed", values["reason"])
     elif kind == "unknown" and not shared:
         # Stays `refreshing`: the provider may have acted, and the first request may still arrive.
-        values = {"not_before_ms": db_now_ms() + ms(need.timing.quiet)}
+        values |= {"not_before_ms": db_now_ms() + ms(need.timing.quiet)}
         note = _Note(row.id, "connection.uncertain", "failed", error.code)
     else:
-        pause = asking.pause_after(error, failures=row.fail_count, again=again)
-        values = {"state": "failing", "not_before_ms": db_now_ms() + ms(pause)}
+        refused_s = (row.now() - (row.refused_ms or row.now())) / 1000
+        tired = asking.is_for_long(values["refused_count"], refused_s)
+        pause = asking.pause_after(error, failures=row.fail_count, tired=tired)
+        values |= became("failing") | {"not_before_ms": db_now_ms() + ms(pause)}
         note = _Note(row.id, "connection.failing", "failed", error.code)
     change = (
         sa.update(c)
         .where(c.id == row.id, c.attempt_id == attempt, c.token_gen == row.token_gen)
         .values(attempt_id=None, lease_ms=0, fail_count=c.fail_count + 1, version=c.version + 1)
+        .values(failing_ms=sa.func.coalesce(c.failing_ms, db_now_ms()))
         .values(last_error_code=error.code, last_error_text=error.said, **values)
         .returning(c.id)
     )
-    log.warning("connection %s was not renewed: %s (%s)", row.id, error.code, kind)
+    level = logging.ERROR if kind == "client" else logging.WARNING  # the admins' matter
+    log.log(level, "connection %s was not renewed: %s (%s)", row.id, error.code, kind)
     return _write(change, patience=PATIENCE_S, note=None if again else note) is not None
+
+
+def _refusals(row: Row, error: AppError, *, again: bool) -> dict[str, Any]:
+    """How often in a row the provider said the very same, and since when."""
+    if not asking.is_refusal(error):
+        return {"refused_count": 0, "refused_ms": None}
+    if again and row.refused_ms is not None:
+        return {"refused_count": row.refused_count + 1, "refused_ms": row.refused_ms}
+    return {"refused_count": 1, "refused_ms": db_now_ms()}
 
 
 def end(seen: Seen, reason: str) -> None:
@@ -188,7 +179,7 @@ def end(seen: Seen, reason: str) -> None:
     change = (
         sa.update(c)
         .where(c.id == seen.id, c.token_gen == seen.token_gen, c.state.in_(LIVING))
-        .values(state="needs_reauth", reason=reason, attempt_id=None, lease_ms=0)
+        .values(**became("needs_reauth"), reason=reason, attempt_id=None, lease_ms=0)
         .values(version=c.version + 1)
         .returning(c.id)
     )
@@ -201,14 +192,17 @@ def start_over(gateway: Usable, config: UsableConfig, row: Row | None) -> None:
     """A shared connection without tokens, for the config of today (SEC-024). Commits."""
     today = {**SETTLED, **UNTOKENED, "config_version": config.version, "forced_ms": 0}
     if row is not None:
-        change = sa.update(c).where(c.id == row.id, c.version == row.version).values(**today)
+        change = sa.update(c).where(c.id == row.id, c.version == row.version)
+        change = change.values(**today | became("active"))
         change = change.values(version=c.version + 1, token_gen=c.token_gen + 1)
         _write(change.returning(c.id), patience=PATIENCE_S)
         return
     whose = {"gateway_id": gateway.id, "owner_key": gateway.owner_key}
     try:
         with Session(db.engine) as session, session.begin():
-            session.add(Connection(oauth_config_id=config.id, **whose, **today))
+            born = Connection(oauth_config_id=config.id, **whose, **today)
+            born.state_ms = db_now_ms()
+            session.add(born)
     except IntegrityError:
         return  # another was faster, or the gateway is gone
 
@@ -241,13 +235,6 @@ def sealed(
     }
 
 
-def needed(gateway: Usable, seen: Seen | None) -> ConnectionNeeded:
-    state, reason = (seen.state, seen.reason) if seen is not None else ("pending", None)
-    return ConnectionNeeded(
-        gateway=gateway.slug, name=gateway.name, state=state, reason=reason or ""
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class _Note:
     """For the audit trail, in the transaction of the change."""
@@ -275,7 +262,7 @@ def _write(change: Any, *, patience: float, note: _Note | None = None) -> sa.Row
             with Session(db.engine) as session, session.begin():
                 found = session.execute(change).first()
                 if found is not None and note is not None:
-                    session.add(note.event())
+                    stage(session, note.event())
         except AWAY:
             if time.monotonic() > give_up:
                 raise
@@ -284,9 +271,14 @@ def _write(change: Any, *, patience: float, note: _Note | None = None) -> sa.Row
         time.sleep(between(0.01, 0.05))
 
 
-def _columns(of: type[Seen]) -> list[Any]:
-    computed = ("now_ms", "read_at")
-    return [getattr(c, name) for name in of.__dataclass_fields__ if name not in computed]
+def became(state: str) -> dict[str, Any]:
+    """The columns of this state, and since when, by the database's clock."""
+    return {"state": state, "state_ms": sa.case((c.state == state, c.state_ms), else_=db_now_ms())}
+
+
+def _machine_ms() -> int:
+    """Since this machine was started; the same for all its processes."""
+    return time.monotonic_ns() // 1_000_000
 
 
 def between(low: float, high: float) -> float:

@@ -7,7 +7,6 @@ ones are in, so neither a late loser nor a late winner does harm. Nothing here d
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 import weakref
@@ -15,16 +14,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from flask import current_app
+
 from ..access import Seen, Usable, UsableConfig
 from ..db import AWAY
 from ..errors import AppError, Kind, NotFound, ProviderError, TokenRefused, Unsealable
 from ..models.oauth import LIVING
 from ..secretbox import Where, box
-from . import asking, lease
+from . import asking, lease, spool
 from .asking import Ask, Asking
 from .freshness import Need, Timing, timing_of
-from .lease import Row
+from .lease import Kept
 from .replies import TokenSet
+from .row import Row, look
 
 
 def renew(
@@ -55,7 +57,7 @@ def renew(
         if time.monotonic() > give_up:
             raise _unavailable(gateway, seen)
         # Do not queue through the next renewal: by now it may be alive again.
-        seen, need = lease.look(gateway, need)
+        seen, need = look(gateway, need)
     try:
         return _renew(gateway, need, ask, give_up)
     finally:
@@ -64,7 +66,7 @@ def renew(
 
 def _renew(gateway: Usable, need: Need, ask: Ask, give_up: float) -> Seen:
     while True:
-        row, need = lease.look(gateway, need)  # always again: another process may have finished
+        row, need = look(gateway, need)  # always again: another process may have finished
         found = _turn(gateway, need, row, ask)
         if found is not None:
             return found
@@ -80,14 +82,28 @@ def _turn(gateway: Usable, need: Need, row: Row | None, ask: Ask) -> Seen | None
         return None
     if need.is_fresh(row):
         return row
+    waiting = spool.find(row)
+    if waiting is not None:
+        return _use_waiting(need, row, waiting)
     if not need.can_renew(row):
         return _use_up(need, row)
     if _was_forced_just_now(need, row):
         code = None if gateway.signs_people_in else "token_refused_shared"
         raise TokenRefused(code, gateway=gateway.slug)
-    if row.now() < max(row.not_before_ms, row.lease_ms) or _is_uncertain(need, row):
+    if row.is_paused or lease.is_held(row, need.timing) or _is_uncertain(need, row):
         return _meanwhile(gateway, need, row)
     return _take(gateway, need, row, ask)
+
+
+def _use_waiting(need: Need, row: Row, waiting: Row) -> Row | None:
+    """The database has not got the last tokens yet; those before may be void, so nobody asks.
+
+    Raises what the database does, if they do not serve this call.
+    """
+    if need.lives(waiting):
+        return waiting
+    spool.recover(row)
+    return None
 
 
 def _use_up(need: Need, row: Row) -> Row | None:
@@ -102,7 +118,7 @@ def _meanwhile(gateway: Usable, need: Need, row: Row) -> Row | None:
     """Another has the lease, or the provider is left in peace for a while."""
     if need.lives(row):
         return row
-    if row.now() < row.not_before_ms:
+    if row.is_paused:
         raise _unavailable(gateway, row)  # nobody sleeps through a Retry-After
     return None
 
@@ -128,7 +144,7 @@ def _take(gateway: Usable, need: Need, row: Row, ask: Ask) -> Seen | None:
     except Unsealable:
         lease.end(row, "secret_unreadable")
         return None
-    attempt = secrets.token_hex(16)
+    attempt = lease.new_attempt()
     try:
         t0 = lease.claim(need, row, attempt)
     except AWAY:
@@ -157,11 +173,29 @@ def _attempt(
     except AppError as error:
         is_over = lease.give_back(need, row, attempt, error)
     else:
-        found = lease.store(need, row, tokens, t0, patience=ends - time.monotonic())
+        found = _keep(lease.kept(need, row, tokens, t0), row, ends)
         is_over = found is not None
     if not is_over:
         lease.let_go(row, attempt)
     return found
+
+
+def _keep(it: Kept, row: Row, ends: float) -> Seen | None:
+    """What nobody gives twice: into the database, else into the spool, tried until the lease ends.
+
+    None: the connection moved on. With a file in the spool nobody has to wait that long.
+    """
+    try:
+        stored = lease.store(it, patience=0.0)
+    except AWAY:
+        is_safe = spool.write(it)
+        left = max(0.0, ends - time.monotonic())
+        try:
+            stored = lease.store(it, patience=min(left, lease.PATIENCE_S) if is_safe else left)
+        except AWAY:
+            return spool.find(row)
+    spool.settle(it, stored)
+    return stored
 
 
 def _asking(gateway: Usable, config: UsableConfig, row: Row) -> Asking:
@@ -177,6 +211,7 @@ def _asking(gateway: Usable, config: UsableConfig, row: Row) -> Asking:
 def _unavailable(gateway: Usable, seen: Seen | None) -> ProviderError:
     """What is told while there is no living token: the grant is kept, and when to ask again."""
     code, said, wait = "provider_unreachable", None, 1
+    facts = {"gateway": gateway.slug, "host": _host(gateway)}
     if seen is not None:
         wait = max(1, -((seen.now() - max(seen.not_before_ms, seen.lease_ms)) // 1000))
     admins_matter = set(asking.CLIENT_CODES)
@@ -185,7 +220,9 @@ def _unavailable(gateway: Usable, seen: Seen | None) -> ProviderError:
     if isinstance(seen, Row) and seen.state == "failing" and seen.last_error_code in admins_matter:
         code, said = seen.last_error_code, seen.last_error_text
     kind: Kind = "busy" if code == "provider_unreachable" else "client"
-    facts = {"gateway": gateway.slug, "host": _host(gateway)}
+    if isinstance(seen, Row) and seen.is_refused_for_long and gateway.signs_people_in:
+        page = f"{current_app.config['PUBLIC_URL']}/connections/{gateway.slug}"
+        facts["hint"] = f"Or connect again: {page}"
     return ProviderError(code, kind=kind, said=said, retry_after=wait, **facts)
 
 

@@ -18,13 +18,13 @@ from flask import current_app
 from ..access import Caller, Seen, Usable, UsableConfig
 from ..errors import Conflict, ConnectionNeeded, NotFound, ProviderError, Unsealable
 from ..secretbox import Where, box
-from . import asking, lease, refresh
+from . import asking, lease, refresh, row
 from .freshness import Need, Timing, timing_of
 from .replies import TokenSet
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 8  # unstored token requests in flight, per config and process
+AT_ONCE = 8  # unstored token requests in flight, per token endpoint and process
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ def _fixed(gateway: Usable) -> dict[str, str]:
 def _unstored(gateway: Usable, config: UsableConfig) -> Credential:
     """Storage off, the default. A person has to consent each time; a client can ask by itself."""
     if not config.is_shared:
-        raise lease.needed(gateway, None)
-    turn = _turns(config.id)
+        raise row.needed(gateway, None)
+    turn = _turns(config.spec.token_url or config.id)
     if not turn.acquire(timeout=current_app.config["OAUTH_REQUEST_TIMEOUT"]):
         raise ProviderError(
             "provider_unreachable", kind="unsent", retry_after=1, gateway=gateway.slug
@@ -142,6 +142,6 @@ _waiting: weakref.WeakValueDictionary[str, threading.BoundedSemaphore] = (
 _waiting_guard = threading.Lock()
 
 
-def _turns(config_id: str) -> threading.BoundedSemaphore:
+def _turns(endpoint: str) -> threading.BoundedSemaphore:
     with _waiting_guard:
-        return _waiting.setdefault(config_id, threading.BoundedSemaphore(AT_ONCE))
+        return _waiting.setdefault(endpoint, threading.BoundedSemaphore(AT_ONCE))

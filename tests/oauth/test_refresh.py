@@ -35,6 +35,7 @@ FAST = Timing(deadline=3.0, margin=2.0, quiet=1.0, threshold=600.0, usable=0.5)
 ENDED = ProviderError("grant_ended", kind="dead")
 DOWN = ProviderError("connect_failed", kind="unsent")
 LOST = ProviderError("timeout", kind="unknown")
+REFUSED = ProviderError("token_request_rejected", kind="refused")
 
 
 @pytest.fixture
@@ -455,11 +456,54 @@ def test_f_05_pauses_grow_and_a_success_forgets_them():
 
 
 def test_the_same_refusal_again_and_again_is_asked_for_once_an_hour():
-    refused = ProviderError("token_request_rejected", kind="refused")
-    grant(STALE, fail_count=12, last_error_code="token_request_rejected", state="failing")
-    renew(Ask(refused))
+    long_ago = {"refused_count": 11, "refused_ms": now_ms() - 700_000}
+    grant(STALE, fail_count=12, last_error_code=REFUSED.code, state="failing", **long_ago)
+    renew(Ask(REFUSED))
     assert stored().not_before_ms - now_ms() > 1_500_000
+    assert (stored().state, stored().refused_count) == ("failing", 12)
+
+
+@pytest.mark.parametrize(
+    ("count", "minutes", "offered"), [(4, 11, True), (3, 11, False), (4, 9, False)]
+)
+def test_the_same_refusal_five_times_in_ten_minutes_offers_to_connect_again(
+    count, minutes, offered
+):
+    """Some answer a dead refresh token with no word for it. Nothing ends by itself."""
+    since = {"refused_count": count, "refused_ms": now_ms() - minutes * 60_000}
+    grant(DEAD, fail_count=count, last_error_code=REFUSED.code, state="failing", **since)
+    with pytest.raises(ProviderError) as caught:
+        renew(Ask(REFUSED))
+    assert caught.value.code == "provider_unreachable"
+    assert ("https://gw.test/connections/acme" in caught.value.action) == offered
     assert stored().state == "failing"
+
+
+@pytest.mark.parametrize("other", [DOWN, LOST, ProviderError("scope_rejected", kind="refused")])
+def test_another_failure_in_between_counts_refusals_anew(other):
+    grant(STALE)
+    ask = Ask(REFUSED, REFUSED, other, REFUSED)
+    counts = []
+    for _ in range(4):
+        renew(ask)
+        counts.append((stored().refused_count, stored().refused_ms is not None))
+        change(not_before_ms=0)
+    assert counts[:2] + counts[3:] == [(1, True), (2, True), (1, True)]
+
+
+def test_since_when_a_connection_is_in_its_state_and_fails():
+    grant(STALE, state_ms=1)
+    renew(Ask(DOWN))
+    first = stored()
+    assert (first.state, first.state_ms > 1) == ("failing", True)
+    assert abs(first.failing_ms - now_ms()) < 60_000
+    change(not_before_ms=0, failing_ms=7)
+    renew(Ask(DOWN))
+    assert stored().failing_ms == 7  # the first of them
+    change(not_before_ms=0, state_ms=1)
+    renew(Ask(NEW))
+    assert (stored().failing_ms, stored().state) == (None, "active")
+    assert stored().state_ms > first.failing_ms - 60_000
 
 
 def test_a_refused_client_is_the_admins_matter():
