@@ -12,12 +12,14 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "errors sqlite logs strict_json mcp.hangup",
     "db oauth.refusals mcp.jsonrpc",
     "models passwords secretbox egress specs oauth.replies oauth.callback mcp.wire",
-    "schema keys edits oauth.revoking",
+    "schema keys edits oauth.revoking oauth.breaker",
     "audit access throttle limits oauth.client oauth.discovery oauth.templates mcp.sse",
     "aftermath api_tokens overview sessions oauth.registration oauth.ladder oauth.freshness"
     " mcp.upstream mcp.memory mcp.handles mcp.health",
     "oauth.asking oauth.revocation mcp.turn mcp.answers mcp.stand_in",
+    "oauth.row",
     "oauth.lease",
+    "oauth.spool",
     "oauth.refresh mcp.catalog mcp.bridge",
     "oauth.keeping oauth.tokens oauth.parked",
     "oauth.flow people gateways mcp.operation",
@@ -44,7 +46,7 @@ ONLY = {  # what is imported -> the only modules that may
     "flask_wtf wtforms werkzeug": "web",
     "app.egress": "oauth.client oauth.discovery oauth.registration mcp.upstream checks authz",
 }
-OAUTH_SEALERS = "tokens refresh lease flow registration parked revocation"
+OAUTH_SEALERS = "tokens refresh lease flow registration parked revocation spool"
 SEALERS = {"gateways", "keys", *(f"oauth.{name}" for name in OAUTH_SEALERS.split())}
 ROWLESS = {
     *("errors secretbox egress specs mcp.wire mcp.sse".split()),
