@@ -7,10 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from .audit import Actor, Subject, record
 from .db import db
 from .edits import Edit
 from .models import ApiToken, CatalogEntry, ClientRegistration, Connection, Gateway, OAuthConfig
-from .models.oauth import LIVING
+from .oauth import keeping, revocation
+from .states import LIVING
 
 _ENDED = ("pending", "revoked")  # states without tokens, which an edit leaves alone
 
@@ -21,8 +23,10 @@ def living(gateway: Gateway) -> int:
     return _count(Connection, *of_people, Connection.state.in_(LIVING))
 
 
-def settle(gateway: Gateway, edit: Edit) -> int:
-    """Before the edit is written. How many people are signed out by it."""
+def settle(gateway: Gateway, edit: Edit, *, by: Actor) -> int:
+    """Before the edit is written: tokens go back to where they came from. How many people are
+    signed out by it.
+    """
     config = gateway.oauth_config
     if config is None:
         return 0
@@ -31,21 +35,14 @@ def settle(gateway: Gateway, edit: Edit) -> int:
         remove(gateway, config)
         return signed_out
     c, of_config = Connection, Connection.oauth_config_id == config.id
-    moved = {
-        "version": c.version + 1,
-        "token_gen": c.token_gen + 1,
-    }  # a late renewal writes nothing
     if edit.stops_storing:
+        _revoke_all(of_config, why="storage_off")
         db.session.execute(sa.delete(c).where(of_config))
     elif edit.detaches:
-        db.session.execute(sa.delete(c).where(of_config, c.owner_key == "shared"))  # fetched anew
-        emptied = {"access_token_sealed": None, "refresh_token_sealed": None, "attempt_id": None}
-        orphaned = {"state": "orphaned", "reason": "gateway_changed", "lease_ms": 0}
-        detach = sa.update(c).where(of_config, c.state.not_in(_ENDED))
-        db.session.execute(detach.values(**moved, **emptied, **orphaned))
-        db.session.execute(sa.delete(CatalogEntry).where(CatalogEntry.gateway_id == gateway.id))
+        _detach(gateway, of_config, by=by)
     elif edit.stops_renewing:
         forget = sa.update(c).where(of_config, c.refresh_token_sealed.is_not(None))
+        moved = {"version": c.version + 1, "token_gen": c.token_gen + 1}  # a renewal writes nothing
         db.session.execute(forget.values(**moved, refresh_token_sealed=None))
     if edit.mends_client:
         waiting = sa.update(c).where(of_config, c.state == "failing")
@@ -55,14 +52,36 @@ def settle(gateway: Gateway, edit: Edit) -> int:
     return signed_out
 
 
+def _detach(gateway: Gateway, of_config: sa.ColumnElement[bool], *, by: Actor) -> None:
+    """What was made for something else, or by somebody else, ends where it was made (SEC-034)."""
+    shared = Connection.owner_key == "shared"  # fetched anew
+    _revoke_all(of_config, shared, why="gateway_changed")
+    db.session.execute(sa.delete(Connection).where(of_config, shared))
+    for row in keeping.locked(of_config, Connection.state.not_in(_ENDED)):
+        keeping.part(row, state="orphaned", reason="gateway_changed", why="gateway_changed")
+        about = Subject("connection", row.id, gateway.name)
+        record(by, "connection.orphaned", about, code="gateway_changed")
+    db.session.execute(sa.delete(CatalogEntry).where(CatalogEntry.gateway_id == gateway.id))
+
+
 def remove(gateway: Gateway, config: OAuthConfig) -> None:
-    """With its connections, flows and parked calls, and the client typed for it."""
-    db.session.execute(sa.delete(Connection).where(Connection.oauth_config_id == config.id))
+    """With its connections, flows and parked calls, and the client typed for it.
+
+    What the connections hold is put by for their providers first: the queue outlives all of it.
+    """
+    of_config = Connection.oauth_config_id == config.id
+    _revoke_all(of_config, why="gateway_deleted")
+    db.session.execute(sa.delete(Connection).where(of_config))
     client = config.registration
     gateway.oauth_configs.remove(config)
     db.session.flush()
     if client is not None and client.kind == "manual":
         db.session.execute(sa.delete(ClientRegistration).where(ClientRegistration.id == client.id))
+
+
+def _revoke_all(*which: sa.ColumnElement[bool], why: str) -> None:
+    for row in keeping.locked(*which):
+        revocation.queue(row, why=why)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def update(gateway: Gateway, spec: GatewaySpec, *, by: Actor) -> int:
     if not edit.fields:
         return 0
     _claim(gateway)
-    signed_out = aftermath.settle(gateway, edit)
+    signed_out = aftermath.settle(gateway, edit, by=by)
     _write(gateway, spec)
     db.session.flush()
     fields = list(edit.fields)

@@ -14,6 +14,7 @@ from .audit import SYSTEM, Actor, Subject
 from .db import db, utcnow
 from .errors import Conflict, Invalid, NotFound
 from .models import CatalogEntry, User
+from .oauth import keeping
 
 ROLES = {"user": "User", "admin": "Admin"}
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,180}")
@@ -186,17 +187,25 @@ def set_role(user_id: str, role: str, *, by: Actor) -> None:
 
 
 def disable(user_id: str, *, by: Actor) -> None:
-    """Out everywhere within a second, API tokens too. Raises NotFound, Conflict."""
+    """Out everywhere within a second, API tokens too; their connections wait a week for them.
+
+    Raises NotFound, Conflict.
+    """
     user = find(user_id)
     _change(user, sa.update(User).values(is_disabled=True), needs_another=True)
     sessions.end(user_id)
+    keeping.put_away(user_id, by=by)
     audit.record(by, "user.disabled", _subject(user))
 
 
 def enable(user_id: str, *, by: Actor) -> None:
-    """Their API tokens work again; they sign in anew. Raises NotFound."""
+    """Their API tokens work again, and for a week their connections; they sign in anew.
+
+    Raises NotFound.
+    """
     user = find(user_id)
     user.is_disabled = False
+    keeping.give_back(user_id, by=by)
     audit.record(by, "user.enabled", _subject(user))
 
 
@@ -210,9 +219,14 @@ def set_password(user_id: str, password: str, *, by: Actor) -> None:
 
 
 def delete(user_id: str, *, by: Actor) -> None:
-    """With their sessions, API tokens and connections. Raises NotFound, Conflict."""
+    """With their sessions, API tokens and connections, which end at the providers, too.
+
+    Raises NotFound, Conflict.
+    """
     user = find(user_id)
     subject = _subject(user)
+    db.session.execute(sa.select(User.id).where(User.id == user_id).with_for_update())
+    keeping.let_go_of(user_id)
     _change(user, sa.delete(User), needs_another=True)
     seen = sa.delete(CatalogEntry).where(CatalogEntry.owner_key == f"user:{user_id}")
     db.session.execute(seen)

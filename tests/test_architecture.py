@@ -9,12 +9,12 @@ import pytest
 APP = Path(__file__).parents[1] / "app"
 
 LEVELS = [  # a module imports from the lines above its own, never from its own or a later one
-    "errors sqlite logs strict_json mcp.hangup",
+    "errors sqlite logs states strict_json mcp.hangup",
     "db oauth.refusals mcp.jsonrpc",
     "models passwords secretbox egress specs oauth.replies oauth.callback mcp.wire",
     "schema keys edits oauth.revoking oauth.breaker",
     "audit access throttle limits oauth.client oauth.discovery oauth.templates mcp.sse",
-    "aftermath api_tokens overview sessions oauth.registration oauth.ladder oauth.freshness"
+    "api_tokens overview sessions oauth.registration oauth.ladder oauth.freshness"
     " mcp.upstream mcp.memory mcp.handles mcp.health",
     "oauth.asking oauth.revocation mcp.turn mcp.answers mcp.stand_in",
     "oauth.row",
@@ -22,6 +22,7 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "oauth.spool",
     "oauth.refresh mcp.catalog mcp.bridge",
     "oauth.keeping oauth.tokens oauth.parked",
+    "aftermath",
     "oauth.flow people gateways mcp.operation",
     "mcp.consent mcp.client setup",
     "mcp.through mcp.opening",

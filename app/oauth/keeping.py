@@ -1,4 +1,7 @@
-"""Which grants a gateway keeps: a consent brings one in, its person or its end takes it out."""
+"""Which grants a gateway keeps: a consent brings one in, its person or its end takes it out.
+
+What ends one locks its row first, and puts its tokens by for their provider in the same commit.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,18 @@ from flask import current_app
 
 from ..access import Caller
 from ..audit import Actor, Subject, record
-from ..db import db
-from ..errors import Conflict
+from ..db import db, db_now_ms
+from ..errors import Conflict, NotFound
 from ..models import Connection, Flow, Gateway, OAuthConfig
 from ..specs import OAuthConfigSpec
-from . import lease
+from ..states import LIVING, OVER, may_follow
+from . import lease, revocation
 from .replies import TokenSet
 
 c = Connection
+Clause = sa.ColumnElement[bool]
 
-OVER = ("needs_reauth", "revoked", "orphaned")  # states that may lose their tokens to make room
+BACK_MS = 7 * 86_400_000  # for so long a grant waits for a person who lost their access
 
 
 def keep(  # noqa: PLR0913  # all that a consent consists of
@@ -40,6 +45,8 @@ def keep(  # noqa: PLR0913  # all that a consent consists of
     row = _lock_row(caller, config)
     if row is None or row.access_token_sealed is None:
         _make_room(gateway_id)
+    elif _is_another_account(row, token_set):
+        revocation.queue(row, why="replaced")
     if row is None:
         row = Connection(oauth_config_id=config.id, gateway_id=gateway_id, version=1, token_gen=0)
         row.user_id, row.owner_key, row.consent_gen = caller.user_id, caller.owner_key, 0
@@ -50,6 +57,7 @@ def keep(  # noqa: PLR0913  # all that a consent consists of
         **{"scopes_granted": flow.scopes_requested, "account_label": token_set.account_label},
         **lease.sealed(row, token_set, t0_ms, can_renew=renews),
         **lease.SETTLED,
+        **{"state_ms": db_now_ms(), "failing_ms": None},
         **{"forced_ms": 0, "token_gen": row.token_gen + 1, "consent_gen": row.consent_gen + 1},
     }
     if not renews:
@@ -78,24 +86,98 @@ def has_room(config_id: str, gateway_id: str, owner_key: str) -> bool:
     return not limit or living < limit or any(row.mine for row in found)
 
 
-def forget(caller: Caller, slug: str, *, by: Actor) -> bool:
-    """Disconnect this person from the gateway. False if there was nothing; the caller commits.
+def forget(caller: Caller, slug: str, *, by: Actor) -> list[str]:
+    """Disconnect this person from the gateway. The ids of what ended; the caller commits.
 
     What is being renewed meanwhile is not stored any more: `token_gen` moves (F-40).
     """
     gateway_id = sa.select(Gateway.id).where(Gateway.slug == slug).scalar_subquery()
-    change = (
-        sa.update(c)
-        .where(c.gateway_id == gateway_id, c.owner_key == caller.owner_key)
-        .where(c.state != "revoked")
-        .values(**lease.SETTLED | lease.UNTOKENED | {"state": "revoked"})
-        .values(version=c.version + 1, token_gen=c.token_gen + 1)
-        .returning(c.id)
-    )
-    found = db.session.scalars(change).all()
-    for connection_id in found:
-        record(by, "connection.disconnected", Subject("connection", connection_id, slug))
-    return bool(found)
+    return _end(slug, c.gateway_id == gateway_id, c.owner_key == caller.owner_key, by=by)
+
+
+def dismiss(connection_id: str, gateway: Gateway, *, by: Actor) -> list[str]:
+    """The same, by an admin. Raises NotFound; [] if it had ended already."""
+    mine = (c.id == connection_id, c.gateway_id == gateway.id, c.user_id.is_not(None))
+    if db.session.scalar(sa.select(c.id).where(*mine)) is None:
+        raise NotFound
+    return _end(gateway.slug, *mine, by=by, reason="by_admin")
+
+
+def _end(slug: str, *which: Clause, by: Actor, reason: str | None = None) -> list[str]:
+    found = locked(*which, c.state != "revoked")
+    for row in found:
+        part(row, state="revoked", why="disconnected", reason=reason)
+        details = {"code": reason} if reason else {}
+        record(by, "connection.disconnected", Subject("connection", row.id, slug), **details)
+    return [row.id for row in found]
+
+
+def put_away(user_id: str, *, by: Actor) -> int:
+    """A person lost their access: the grants stay sealed, and are handed to nobody. How many."""
+    found = locked(c.user_id == user_id, c.state.in_(LIVING))
+    for row in found:
+        _turn(row, "orphaned", "access_lost")
+        about = Subject("connection", row.id)
+        record(by, "connection.orphaned", about, outcome="denied", code="access_lost")
+    return len(found)
+
+
+def give_back(user_id: str, *, by: Actor) -> int:
+    """As before, for who is back in time. How many."""
+    away = sa.and_(c.state == "orphaned", c.reason == "access_lost")
+    in_time = sa.and_(c.state_ms > db_now_ms() - BACK_MS, c.access_token_sealed.is_not(None))
+    found = locked(c.user_id == user_id, away, in_time)
+    for row in found:
+        _turn(row, "active", None)
+        row.not_before_ms = 0
+        record(by, "connection.returned", Subject("connection", row.id))
+    return len(found)
+
+
+def let_go_of(user_id: str) -> int:
+    """Before a person is deleted: their grants outlive them only at the providers. How many.
+
+    Nobody can bring in another meanwhile: a connection needs its person's row.
+    """
+    found = locked(c.user_id == user_id)
+    return sum(revocation.queue(row, why="person_deleted") > 0 for row in found)
+
+
+def part(row: Connection, *, state: str, why: str, reason: str | None = None) -> int:
+    """End what is kept here, and put its tokens by for their provider. How many.
+
+    The row is locked, the caller commits. `token_gen` moves: what is still got for the old tokens
+    matches no row.
+    """
+    count = revocation.queue(row, why=why)
+    for name, value in {**lease.SETTLED, **lease.UNTOKENED}.items():
+        if name != "state":
+            setattr(row, name, value)
+    _turn(row, state, reason)
+    return count
+
+
+def _turn(row: Connection, state: str, reason: str | None) -> None:
+    if row.state != state:
+        if not may_follow(row.state, state):
+            raise Conflict
+        row.state, row.state_ms = state, db_now_ms()
+    row.reason, row.failing_ms, row.attempt_id = reason, None, None
+    row.lease_ms, row.token_gen = 0, row.token_gen + 1
+
+
+def locked(*which: Clause) -> list[Connection]:
+    """These rows, as they are, and nobody else changes them until the end of the transaction.
+
+    In one order, so that two of these never wait for each other; by a write, so that SQLite takes
+    its write lock before anything is read.
+    """
+    if db.engine.dialect.name == "postgresql":
+        db.session.execute(sa.select(c.id).where(*which).order_by(c.id).with_for_update())
+    touch = sa.update(c).where(*which).values(version=c.version + 1).returning(c.id)
+    ids = db.session.scalars(touch.execution_options(synchronize_session=False)).all()
+    query = sa.select(c).where(c.id.in_(ids)).order_by(c.id)
+    return list(db.session.scalars(query.execution_options(populate_existing=True)))
 
 
 def queue_at(gateway_id: str) -> None:
@@ -105,15 +187,14 @@ def queue_at(gateway_id: str) -> None:
 
 
 def _lock_row(caller: Caller, config: OAuthConfig) -> Connection | None:
-    """A write, so that SQLite takes its write lock before anything is read."""
-    touch = (
-        sa.update(c)
-        .where(c.oauth_config_id == config.id, c.owner_key == caller.owner_key)
-        .values(version=c.version + 1)
-        .returning(c.id)
-    )
-    found = db.session.execute(touch).first()
-    return found and db.session.get(c, found.id, populate_existing=True)
+    found = locked(c.oauth_config_id == config.id, c.owner_key == caller.owner_key)
+    return found[0] if found else None
+
+
+def _is_another_account(row: Connection, token_set: TokenSet) -> bool:
+    """Then the old grant has no use any more. One of the same account may be the new one's own."""
+    before, after = row.account_label, token_set.account_label
+    return before is not None and after is not None and before != after
 
 
 def _make_room(gateway_id: str) -> None:
@@ -128,8 +209,8 @@ def _make_room(gateway_id: str) -> None:
     found = db.session.scalars(oldest).all()
     if len(found) < excess:
         raise Conflict("connection_limit")
-    change = sa.update(c).where(c.id.in_(found)).values(**lease.UNTOKENED)
-    db.session.execute(change.values(version=c.version + 1, token_gen=c.token_gen + 1))
+    for row in locked(c.id.in_(found)):
+        part(row, state=row.state, reason=row.reason, why="room")
 
 
 def _holding(gateway_id: str) -> tuple[sa.ColumnElement[bool], ...]:
