@@ -54,7 +54,7 @@ class Config:
         """Read and check all. Raises ConfigError, also for values that cannot be right."""
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            text = _text_of(field.name, env)
+            text = text_of(field.name, env)
             if text is not None:
                 values[field.name] = _parse(field.name, str(field.type), text)
             elif field.default is dataclasses.MISSING:
@@ -101,10 +101,16 @@ _LIMITS = {
 }
 
 
-def _text_of(name: str, env: Mapping[str, str]) -> str | None:
+def text_of(name: str, env: Mapping[str, str] = os.environ) -> str | None:
+    """What NAME says, or the file that NAME_FILE names; None if neither is set.
+
+    Raises ConfigError, also if both are: one would be ignored, and nobody knows which.
+    """
     path = env.get(f"{name}_FILE")
     if path is None:
         return env.get(name)
+    if name in env:
+        raise ConfigError(f"Set {name} or {name}_FILE, not both")
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

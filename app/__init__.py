@@ -1,6 +1,7 @@
 """MCP Gateway. Wiring only."""
 
 import os
+import uuid
 
 from flask import Flask
 
@@ -21,6 +22,7 @@ def create_app(config: Config) -> Flask:
     logs.configure(config.LOG_LEVEL)
     app.extensions["secretbox"] = _box(config)
     app.extensions["recent"] = Recent()
+    app.extensions["process_id"] = uuid.uuid4().hex
     app.extensions["egress_allow"] = egress.networks(*config.EGRESS_ALLOW)
     app.extensions["egress_pools"] = {}
     if any(net.is_loopback for net in app.extensions["egress_allow"]):
@@ -31,17 +33,22 @@ def create_app(config: Config) -> Flask:
     migrate.init_app(app, db)
     web.register(app)
     cli.register(app)
-    if config.MIGRATE_AT_START:
-        with app.app_context():
-            _open_database()
+    with app.app_context():
+        _open_database(migrates=config.MIGRATE_AT_START)
     return app
 
 
-def _open_database() -> None:
-    """Bring it up to date, and see that our key opens it. Raises ConfigError."""
+def _open_database(*, migrates: bool) -> None:
+    """See that our key opens it, and bring it up to date. Raises ConfigError.
+
+    First the key: with a wrong one nothing is written, not even a migration.
+    """
     try:
-        schema.upgrade()
-        keys.verify()
+        keys.check()
+        if migrates:
+            schema.upgrade()
+        if migrates or schema.is_current():  # else `flask db upgrade` is about to come
+            keys.verify()
     except AWAY as error:
         raise ConfigError(f"DATABASE_URL cannot be opened: {error}") from error
     except ConfigError:

@@ -19,10 +19,10 @@ _LOCK = 0x6D637067  # any constant number: PostgreSQL's advisory locks are told 
 
 def upgrade() -> None:
     """Bring the database to the newest revision, unless it is there. Raises what Alembic raises."""
-    if _is_current():
+    if is_current():
         return
     with _alone():
-        if not _is_current():
+        if not is_current():
             flask_migrate.upgrade(directory=_directory())
 
 
@@ -30,7 +30,8 @@ def _directory() -> str:
     return os.path.join(current_app.root_path, "..", "migrations")
 
 
-def _is_current() -> bool:
+def is_current() -> bool:
+    """Whether the database is at the newest revision."""
     config = AlembicConfig()
     config.set_main_option("script_location", _directory())
     with db.engine.connect() as link:

@@ -99,6 +99,11 @@ class SecretBox:
             self._roots[_derive(material, b"kid", length=6).hex()] = _derive(material, b"root")
         self.active = next(iter(self._roots))
 
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """Of the keys it opens with, the active one first. They are public."""
+        return tuple(self._roots)
+
     def seal(self, secret: str, *, where: Where) -> str:
         """A new envelope each time: equal secrets do not look equal."""
         salt, nonce = os.urandom(_SALT), os.urandom(_NONCE)
@@ -150,6 +155,14 @@ def _handle(bound: Bound) -> Where:
 def key_id(sealed: str) -> str:
     """The public name of the key a value is sealed under, for `flask secrets status`."""
     return _parse(sealed)[0]
+
+
+def key_of(sealed: str) -> str:
+    """key_id(), and "" for what is no sealed value."""
+    try:
+        return key_id(sealed)
+    except Unsealable:
+        return ""
 
 
 def _decode(secret: str) -> bytes:

@@ -3,6 +3,7 @@
 from flask import Flask
 
 from .gateways import gateways
+from .secrets import secrets
 from .tokens import tokens
 from .users import users
 
@@ -12,3 +13,4 @@ def register(app: Flask) -> None:
     app.cli.add_command(users)
     app.cli.add_command(gateways)
     app.cli.add_command(tokens)
+    app.cli.add_command(secrets)

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from .. import keys
 from ..access import Seen, Usable, UsableConfig
 from ..audit import SYSTEM, Subject, entry, stage
 from ..db import AWAY, db, db_now_ms
@@ -175,7 +176,12 @@ def _refusals(row: Row, error: AppError, *, again: bool) -> dict[str, Any]:
 
 
 def end(seen: Seen, reason: str) -> None:
-    """Only the person can go on. Commits; does nothing if newer tokens are in."""
+    """Only the person can go on. Commits; does nothing if newer tokens are in.
+
+    Raises AppError (key_missing) where not the tokens are at fault, but this process's keys.
+    """
+    if reason == "secret_unreadable":
+        keys.demand(seen.access_token_sealed, seen.refresh_token_sealed)
     change = (
         sa.update(c)
         .where(c.id == seen.id, c.token_gen == seen.token_gen, c.state.in_(LIVING))
