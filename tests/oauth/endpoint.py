@@ -9,10 +9,10 @@ from collections.abc import Callable
 class Endpoint:
     """Reads whole requests; `script` is given the socket after each of them."""
 
-    def __init__(self, script: Callable[[socket.socket], None]) -> None:
+    def __init__(self, script: Callable[[socket.socket], None], port: int = 0) -> None:
         self.requests: list[bytes] = []
         self._script = script
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/token"
         threading.Thread(target=self._accept, daemon=True).start()
 
