@@ -15,11 +15,14 @@ from .specs import BLOCKS, GIVEN, SET
 Flat = dict[str, Any]  # a dotted path to a value; None is left out
 _PORTS = {"https": 443, "http": 80}
 _OAUTH = "oauth_config."
-_TIMING = tuple(  # neither what a token is good for nor where it comes from
-    f"{_OAUTH}token_management.{name}"
-    for name in ("auto_refresh", "refresh_threshold_seconds", "keep_alive")
+_TIMING = (  # neither what a token is good for nor where it comes from
+    f"{_OAUTH}trusts_shared_callback",
+    *(
+        f"{_OAUTH}token_management.{name}"
+        for name in ("auto_refresh", "refresh_threshold_seconds", "keep_alive")
+    ),
 )
-_SECRETS = {"bearer_token", "basic.password"} | {
+_SECRETS = {"bearer_token", "basic.password", "client_key"} | {
     f"{_OAUTH}{name}" for name in ("client_secret", "client_private_key")
 }
 _CREDENTIAL = (f"{_OAUTH}client_secret", f"{_OAUTH}token_endpoint_auth_method")

@@ -13,9 +13,11 @@ from sqlalchemy.orm import selectinload
 
 from . import aftermath, audit, edits
 from .audit import Actor, Subject
-from .db import db, utcnow
+from .db import db, db_now_ms, utcnow
 from .errors import AppError, Conflict, Invalid, NotFound
 from .models import ClientRegistration, Gateway, OAuthConfig
+from .oauth import sharing
+from .oauth.registration import callback_uri
 from .secretbox import box, cell
 from .specs import SET, GatewaySpec, OAuthConfigSpec, plain, slug_of, typed
 
@@ -106,6 +108,19 @@ def switch(gateway: Gateway, on: bool, *, by: Actor) -> None:
     """An off gateway is to everyone as if it were not there; connections stay for its return."""
     if gateway.is_enabled != on:
         gateway.is_enabled, gateway.updated_at = on, utcnow()
+def warnings(gateway: Gateway) -> list[str]:
+    """What keeps people from signing in though all of it is valid. Of what is committed."""
+    config = gateway.oauth_config
+    names = sharing.waits_for(config.id) if config is not None else []
+    if not names:
+        return []
+    others = ", ".join(names)
+    return [
+        f"Nobody can sign in yet: its provider answers at the same redirect URI as that of {others}"
+        f", and neither names itself. Use {callback_uri(gateway.slug)}, or say that you trust both."
+    ]
+
+
         _record(by, "gateway.switched_on" if on else "gateway.switched_off", gateway)
 
 
@@ -149,7 +164,8 @@ def record(gateway: Gateway) -> dict[str, Any]:
 
 def _config_record(config: OAuthConfig) -> dict[str, Any]:
     spec, client = OAuthConfigSpec.model_validate(config.settings), config.registration
-    shown = spec.settings() | {"redirect_uri": spec.redirect_uri or redirect_uri()}
+    shown = spec.settings() | {"redirect_uri": spec.redirect_uri or callback_uri()}
+    shown["trusts_shared_callback"] = config.trusts_shared_callback
     if client is not None:
         shown["client_id"] = client.client_id
         shown["client_secret"] = _set(client.client_secret_sealed)
@@ -166,12 +182,6 @@ def mcp_url(slug: str) -> str:
     return f"{current_app.config['PUBLIC_URL']}/mcp/{slug}"
 
 
-def redirect_uri(slug: str = "") -> str:
-    """The address of ours that a provider sends people back to; with `slug`, that gateway's own."""
-    shared = f"{current_app.config['PUBLIC_URL']}/oauth/callback"
-    return f"{shared}/{slug}" if slug else shared
-
-
 def _record(by: Actor, action: str, gateway: Gateway, **details: Any) -> None:
     audit.record(by, action, Subject("gateway", gateway.id, gateway.name), **details)
 
@@ -179,15 +189,15 @@ def _record(by: Actor, action: str, gateway: Gateway, **details: Any) -> None:
 def _edit(gateway: Gateway, spec: GatewaySpec) -> edits.Edit:
     after = plain(spec)
     if spec.oauth_config is not None:
-        after["oauth_config"]["redirect_uri"] = spec.oauth_config.redirect_uri or redirect_uri()
+        after["oauth_config"]["redirect_uri"] = spec.oauth_config.redirect_uri or callback_uri()
     return edits.between(record(gateway), after)
 
 
 def _redirect_problem(spec: GatewaySpec, slug: str) -> dict[str, str]:
     asked = spec.oauth_config and spec.oauth_config.redirect_uri
-    if asked in (None, redirect_uri(), redirect_uri(slug)):
+    if asked in (None, callback_uri(), callback_uri(slug)):
         return {}
-    error = AppError("redirect_foreign", redirect=redirect_uri())
+    error = AppError("redirect_foreign", redirect=callback_uri())
     return {"oauth_config.redirect_uri": f"{error.message}. {error.action}"}
 
 
@@ -202,6 +212,8 @@ def _write(gateway: Gateway, spec: GatewaySpec) -> None:
     gateway.username = spec.basic.username if spec.basic else None
     gateway.header_names = list(spec.headers or ())
     gateway.is_enabled, gateway.timeout_s = spec.enabled, spec.timeout_s
+    if gateway.url not in (None, spec.url):  # how the server before it fared says nothing
+        gateway.worked_ms = gateway.failed_ms = gateway.failed_code = None
     if spec.oauth_config is not None:
         _write_config(gateway, spec.oauth_config)
 
@@ -239,8 +251,9 @@ def _write_config(gateway: Gateway, spec: OAuthConfigSpec) -> None:
     if config is None:
         config = OAuthConfig(is_default=True, config_version=1)
         gateway.oauth_configs.append(config)
-    redirect = spec.redirect_uri or redirect_uri()
-    own = None if redirect == redirect_uri() else redirect  # null follows PUBLIC_URL
+    redirect = spec.redirect_uri or callback_uri()
+    own = None if redirect == callback_uri() else redirect  # null follows PUBLIC_URL
+    before = sharing.of(config) if config.settings else None
     config.settings = spec.settings() | {"redirect_uri": own}
     config.grant_type, config.issuer, config.token_url = (
         spec.grant_type,
@@ -253,6 +266,14 @@ def _write_config(gateway: Gateway, spec: OAuthConfigSpec) -> None:
 
 def _registration(config: OAuthConfig, spec: OAuthConfigSpec, redirect: str) -> ClientRegistration:
     """The client typed by hand. It belongs to this config, and to the issuer it was typed for."""
+    trusted, config.trusts_shared_callback = (
+        config.trusts_shared_callback,
+        spec.trusts_shared_callback,
+    )
+    if sharing.of(config) != before:  # another provider, or another path: it comes last there
+        config.callback_since_ms = db_now_ms()
+        if trusted:
+            config.trusts_shared_callback = False  # that was meant for the one before
     client_id = spec.client_id or ""
     held = config.registration or ClientRegistration(
         kind="manual", oauth_config_id=config.id, generation=1, client_id=client_id

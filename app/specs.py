@@ -280,6 +280,7 @@ class OAuthConfigSpec(Spec):
     audience: Short | None = None
     resource: Annotated[str, Field(max_length=1024), CLEAN] = "auto"
     assertion_audience: Short = "issuer"
+    trusts_shared_callback: bool = False  # kept in a column of its own (SEC-008)
     assertion_alg: Literal["ES256", "RS256", "PS256"] = "ES256"
     client_id_in_body: bool = False
     extra_authorize_params: Extra = {}
@@ -326,8 +327,8 @@ class OAuthConfigSpec(Spec):
         return self.token_management.store_tokens
 
     def settings(self) -> dict[str, Any]:
-        """What `OAuthConfig.settings` holds: all but the client id and the secrets, as JSON."""
-        hidden = {"client_id", "client_secret", "client_private_key"}
+        """What `OAuthConfig.settings` holds: all that has no column of its own, as JSON."""
+        hidden = {"client_id", "client_secret", "client_private_key", "trusts_shared_callback"}
         return self.model_dump(mode="json", exclude=hidden)
 
 

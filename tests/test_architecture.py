@@ -12,9 +12,9 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "errors sqlite logs states strict_json mcp.hangup",
     "db oauth.refusals mcp.jsonrpc",
     "models passwords secretbox egress specs oauth.replies oauth.callback mcp.wire",
-    "schema edits oauth.revoking oauth.breaker",
-    "audit access throttle limits oauth.client oauth.discovery oauth.templates mcp.sse",
-    "api_tokens keys overview sessions oauth.registration oauth.ladder oauth.freshness"
+    "schema edits trust schedule chain oauth.revoking oauth.breaker",
+    "audit access throttle limits watching oauth.client oauth.discovery oauth.templates mcp.sse",
+    "api_tokens keys overview sessions oauth.registration oauth.sharing oauth.ladder oauth.freshness"
     " mcp.upstream mcp.memory mcp.handles mcp.health",
     "resealing oauth.asking oauth.revocation mcp.turn mcp.answers mcp.stand_in",
     "oauth.row",
@@ -121,6 +121,7 @@ LONGER: dict[str, str] = {
     "egress": "one door: guard, deadline and pools share the pinned connection",
     "oauth.flow": "one consent from begin to end; the rungs of its ladder are apart already",
     "specs": "every field an admin can set, in one place",
+    "gateways": "one record: checked, written, read back, edited and deleted by the same rules",
 }  # "module" or "module:function" -> why it may be long
 
 

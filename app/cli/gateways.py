@@ -32,7 +32,7 @@ def add(file: BinaryIO) -> None:
     with in_words():
         gateway = registry.create(specs.read(GatewaySpec, data, notices=notices), by=BY)
         db.session.commit()
-    for notice in notices:
+    for notice in (*notices, *registry.warnings(gateway)):
         click.echo(notice, err=True)
     click.echo(f"{gateway.name} was added. AI clients call {registry.mcp_url(gateway.slug)}")
 

@@ -22,10 +22,10 @@ from ..access import Caller, Usable, UsableConfig
 from ..audit import Actor, Subject
 from ..db import AWAY, db, db_now_ms
 from ..errors import AppError, Busy, Conflict, ConsentFailed, NotFound
-from ..models import Flow, OAuthConfig
+from ..models import Flow, OAuthConfig, User
 from ..secretbox import Where, box, cell
 from ..specs import OAuthConfigSpec
-from . import keeping, ladder, parked, registration
+from . import keeping, ladder, parked, registration, sharing
 from .callback import Callback
 from .client import OAuthClient
 from .replies import TokenSet
@@ -74,11 +74,14 @@ def begin(  # noqa: PLR0913  # all that one trip of the browser is about
     """Remember the attempt; the caller commits. `return_to` is a path of ours.
 
     Raises NotFound without a personal sign-in, Busy (too_many_attempts), Conflict
-    (connection_limit, client_needed, redirect_foreign).
+    (callback_shared, connection_limit, client_needed, redirect_foreign).
     """
     config = gateway.config
     if config is None or config.is_shared:
         raise NotFound("gateway_not_found", gateway=gateway.slug)
+    if sharing.waits_for(config.id):
+        raise Conflict("callback_shared")
+    _take_turn(caller)
     _limit_attempts(caller, config)
     if config.spec.stores and not keeping.has_room(config.id, gateway.id, caller.owner_key):
         raise Conflict("connection_limit")
@@ -157,6 +160,15 @@ def failure(caller: Caller, flow_id: str) -> ConsentFailed | None:
 # -- the attempt ---------------------------------------------------------------------------------
 
 
+def _take_turn(caller: Caller) -> None:
+    """One begin of a person after the other, until the caller commits: each counts those before.
+
+    A write that changes nothing locks their row, and on SQLite takes the only write lock.
+    """
+    mine = sa.update(User).where(User.id == caller.user_id).values(signed_in_at=User.signed_in_at)
+    db.session.execute(mine, execution_options={"synchronize_session": False})
+
+
 def _limit_attempts(caller: Caller, config: UsableConfig) -> None:
     """SEC-101. A success sets the count back."""
     most, now = current_app.config["OAUTH_MAX_AUTHORIZATION_ATTEMPTS"], db_now_ms()
@@ -166,8 +178,7 @@ def _limit_attempts(caller: Caller, config: UsableConfig) -> None:
         .where(Flow.created_ms > now - WINDOW_MS)
         .order_by(Flow.created_ms.desc())
     )
-    with db.engine.connect() as link:
-        rows = link.execute(query).all()
+    rows = db.session.execute(query).all()
     states = [row.status for row in rows]
     tried = states.index("done") if "done" in states else len(states)
     if 0 < most <= tried:

@@ -151,10 +151,10 @@ def hand_over(caller: Caller, gateway: Usable, digest: str) -> bytes | None:
     return None if row is None else _open(row, "result_sealed")
 
 
-def outcome(caller: Caller, parked_id: str) -> Outcome:
+def outcome(caller: Caller, gateway: Usable, parked_id: str) -> Outcome:
     """For the browser's page, as often as it is loaded. Raises NotFound, also for a stranger."""
     row = _row(parked_id)
-    if row is None or row.user_id != caller.user_id:
+    if row is None or (row.user_id, row.gateway_id) != (caller.user_id, gateway.id):
         raise NotFound
     if row.is_over:
         return Outcome("over", None, None)

@@ -8,11 +8,13 @@ from urllib.parse import urlsplit, urlunsplit
 import sqlalchemy as sa
 from flask import current_app
 
+from .. import trust
 from ..db import db
 from ..errors import Conflict
-from ..models import ClientRegistration
+from ..models import ClientRegistration, Gateway, OAuthConfig
 from ..secretbox import box, cell
 from ..specs import OAuthConfigSpec
+from ..trust import Trust
 from .client import OAuthClient, Registration
 
 
@@ -41,10 +43,11 @@ def client_for(
             authorization_url=pinned.get("authorization_url") or spec.authorization_url,
             token_url=pinned.get("token_url") or spec.token_url or "",
             refresh_url=pinned.get("refresh_url") or spec.refresh_url,
-            redirect_uri=pinned.get("redirect_uri") or spec.redirect_uri or shared_redirect_uri(),
+            redirect_uri=pinned.get("redirect_uri") or spec.redirect_uri or callback_uri(),
             timeout_s=current_app.config["OAUTH_REQUEST_TIMEOUT"],
             retries=current_app.config["OAUTH_MAX_RETRIES"],
             spec=spec,
+            trust=_trust(us.oauth_config_id),
         )
     )
 
@@ -54,8 +57,10 @@ def generation(registration_id: str | None) -> int:
     return _read(registration_id).generation
 
 
-def shared_redirect_uri() -> str:
-    return f"{current_app.config['PUBLIC_URL']}/oauth/callback"
+def callback_uri(slug: str = "") -> str:
+    """The address of ours that a provider sends people back to; with `slug`, that gateway's own."""
+    shared = f"{current_app.config['PUBLIC_URL']}/oauth/callback"
+    return f"{shared}/{slug}" if slug else shared
 
 
 def redirect_uri(spec: OAuthConfigSpec, slug: str) -> str:
@@ -63,12 +68,9 @@ def redirect_uri(spec: OAuthConfigSpec, slug: str) -> str:
 
     Raises Conflict (redirect_foreign) for one that was saved under another address.
     """
-    shared = shared_redirect_uri()
-    if spec.redirect_uri is None:
-        return shared
-    if spec.redirect_uri not in (shared, f"{shared}/{slug}"):
-        raise Conflict("redirect_foreign", redirect=shared)
-    return spec.redirect_uri
+    if spec.redirect_uri not in (None, callback_uri(), callback_uri(slug)):
+        raise Conflict("redirect_foreign", redirect=callback_uri())
+    return spec.redirect_uri or callback_uri()
 
 
 def resource_of(spec: OAuthConfigSpec, gateway_url: str) -> str | None:
@@ -88,3 +90,16 @@ def _read(registration_id: str | None) -> ClientRegistration:
     if row is None:
         raise Conflict("client_needed")
     return ClientRegistration(**row._mapping)
+
+
+def _trust(oauth_config_id: str) -> Trust | None:
+    """Of the gateway whose config this client was typed for."""
+    g, o = Gateway.__table__.c, OAuthConfig.__table__.c
+    query = (
+        sa.select(g.id, g.ca_pem, g.client_cert_pem, g.client_key_sealed)
+        .join(OAuthConfig.__table__, o.gateway_id == g.id)
+        .where(o.id == oauth_config_id)
+    )
+    with db.engine.connect() as link:
+        row = link.execute(query).first() if oauth_config_id else None
+    return None if row is None else trust.of_gateway(*row)

@@ -57,7 +57,7 @@ def test_a_call_is_run_once():
     waits = wait()
     assert parked.take(waits.id) == CALL
     assert parked.take(waits.id) is None
-    assert parked.outcome(ALICE, waits.id).state == "running"
+    assert parked.outcome(ALICE, acme(), waits.id).state == "running"
 
 
 def test_of_two_runners_at_a_time_one_gets_the_call(app_ctx):
@@ -109,7 +109,7 @@ def test_a_result_is_handed_over_once_and_shown_as_often_as_one_looks(ok):
     assert parked.hand_over(ALICE, acme(), "d1") == BYTES
     assert parked.hand_over(ALICE, acme(), "d1") is None
     for _ in range(2):
-        shown = parked.outcome(ALICE, waits.id)
+        shown = parked.outcome(ALICE, acme(), waits.id)
         assert (shown.state, shown.request, shown.result) == (
             "done" if ok else "failed",
             CALL,
@@ -133,7 +133,7 @@ def test_nobody_else_gets_a_result(digest):
     parked.keep_result(waits.id, b"{}", ok=True)
     assert parked.hand_over(BOB, acme(BOB), digest) is None
     with pytest.raises(NotFound):
-        parked.outcome(BOB, waits.id)
+        parked.outcome(BOB, acme(), waits.id)
     with pytest.raises(NotFound):
         parked.wanted(BOB, waits.id)
 
@@ -141,7 +141,7 @@ def test_nobody_else_gets_a_result(digest):
 def test_a_result_is_kept_only_of_what_runs():
     waits = wait()
     parked.keep_result(waits.id, b"{}", ok=True)
-    assert parked.outcome(ALICE, waits.id).state == "waiting"
+    assert parked.outcome(ALICE, acme(), waits.id).state == "waiting"
     parked.keep_result("nobody", b"{}", ok=True)
 
 
@@ -149,7 +149,7 @@ def test_after_ten_minutes_nothing_is_left_to_run_or_read():
     waits = wait()
     over()
     assert parked.take(waits.id) is None
-    shown = parked.outcome(ALICE, waits.id)
+    shown = parked.outcome(ALICE, acme(), waits.id)
     assert (shown.state, shown.request, shown.result) == ("over", None, None)
     parked.sweep()
     assert stored()[0].request_sealed is None
@@ -167,7 +167,7 @@ def test_a_run_that_was_killed_is_unknown_and_does_not_run_by_itself():
     waits = wait()
     parked.take(waits.id)
     later(parked.RUN_MS)
-    assert parked.outcome(ALICE, waits.id).state == "unknown"
+    assert parked.outcome(ALICE, acme(), waits.id).state == "unknown"
     assert parked.take(waits.id) is None and wait().id == waits.id
 
 
@@ -177,14 +177,14 @@ def test_what_is_run_in_the_last_second_can_still_be_read():
     assert parked.take(waits.id) == CALL
     later(60_000)
     parked.keep_result(waits.id, b"{}", ok=True)
-    assert parked.outcome(ALICE, waits.id).result == b"{}"
+    assert parked.outcome(ALICE, acme(), waits.id).result == b"{}"
 
 
 def test_where_tokens_are_stored_nothing_waits():
     waits = wait(None, scopes=["write"])
     assert waits.scopes == ("write",) == parked.wanted(ALICE, waits.id)
     assert parked.take(waits.id) is None
-    assert parked.outcome(ALICE, waits.id).state == "waiting"
+    assert parked.outcome(ALICE, acme(), waits.id).state == "waiting"
 
 
 @pytest.mark.parametrize(("first", "second"), [(CALL, None), (None, CALL)])
@@ -209,7 +209,7 @@ def test_what_is_too_large_does_not_wait():
     parked.take(waits.id)
     with pytest.raises(AppError):
         parked.keep_result(waits.id, b"x" * (parked.RESULT_LIMIT + 1), ok=True)
-    assert parked.outcome(ALICE, waits.id).state == "running"
+    assert parked.outcome(ALICE, acme(), waits.id).state == "running"
 
 
 def test_a_gateway_without_oauth_has_nothing_to_wait_for():

@@ -663,3 +663,16 @@ def test_sec_053_looking_changes_nothing(app, admin):
     for path in ("/github-mcp/off", "/github-mcp/on"):
         assert admin.get(f"/admin/gateways{path}").status_code == 405
     assert stored(app) == before
+
+
+def test_how_the_server_before_it_fared_is_forgotten_with_its_url(app, admin):
+    add(app, NONE)
+    failed = {"failed_ms": 2_000_000, "failed_code": "dns_failed", "worked_ms": 1}
+    with app.app_context():
+        db.session.execute(sa.update(Gateway).values(**failed))
+        db.session.commit()
+    send(admin, "/admin/gateways/open/edit", description="the same server")
+    assert rows(app, Gateway)[0].failed_code == "dns_failed"
+    send(admin, "/admin/gateways/open/edit", url="https://moved.example.com/mcp")
+    [gateway] = rows(app, Gateway)
+    assert (gateway.failed_ms, gateway.failed_code, gateway.worked_ms) == (None, None, None)

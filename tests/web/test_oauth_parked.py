@@ -162,3 +162,12 @@ def test_a_failed_sign_in_says_why_at_its_clean_address(alice):
 def test_a_failed_sign_in_is_no_other_persons_business(alice, bob):
     back = leave(alice).back(code="", error="access_denied", error_description="canary-words")
     assert "canary-words" not in bob.get(back.location).text
+
+
+def test_sec_061_a_call_to_one_gateway_is_not_found_under_another(app, alice):
+    acme.add(app, "other", token_management={})
+    call_id, handle = ask(app)
+    leave(alice, ask=handle).back()
+    assert alice.get(f"/connections/acme?call={call_id}").status_code == 200
+    assert alice.get(f"/connections/other?call={call_id}").status_code == 404
+    assert alice.get(f"/tools?gateway=other&call={call_id}").status_code == 404

@@ -88,6 +88,7 @@ def _shown_oauth(config: Mapping[str, Any], shared: str) -> dict[str, str | bool
         "scopes": " ".join(config["scopes"] or ()),
         "own_redirect": config["redirect_uri"] != shared,
         keeps: management["store_tokens"],
+        "trusts_shared_callback": config["trusts_shared_callback"],
         "refresh_threshold_seconds": _text(management["refresh_threshold_seconds"]),
         "more": json.dumps(rare, indent=2, ensure_ascii=False) if rare else "",
     }

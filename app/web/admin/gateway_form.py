@@ -26,6 +26,7 @@ from wtforms import TextAreaField as Area
 
 from ... import specs, strict_json
 from ...errors import Invalid
+from ...oauth import sharing
 from ...specs import SET, GatewaySpec
 from . import gateway_fields as fields
 
@@ -34,7 +35,7 @@ SECRET_OF = {  # the authentication type -> the field of its secret
     "oauth": "client_secret",
 }
 _CODE_ONLY = {"authorization_url", "pkce", "own_redirect", "extra_authorize_params", "keep_people"}
-_CODE_ONLY |= {"auto_refresh", "refresh_threshold_seconds"}
+_CODE_ONLY |= {"auto_refresh", "refresh_threshold_seconds", "trusts_shared_callback"}
 _DRAWN_AT = {"redirect_uri": "own_redirect", "store_tokens": "keep_people", "basic": "username"}
 _DRAWN_AT |= {"oauth_config": "grant_type", "keep_alive": "auto_refresh"}
 _DRAWN_AT |= {"token_management": "keep_people", "record": "name"}
@@ -84,6 +85,7 @@ class GatewayForm(FlaskForm):
     extra_token_params = Area("More parameters for the token URL")
     more = Area("Further settings, as JSON")
     sign_out = BooleanField("Sign people out, where my changes need it")
+    trusts_shared_callback = BooleanField("I trust both providers")
     as_of = HiddenField()  # what was there when the form was drawn
 
     def __init__(self, record: Mapping[str, Any], shared: str) -> None:
@@ -136,8 +138,9 @@ class GatewayForm(FlaskForm):
     def has_hidden_errors(self) -> bool:
         """A problem in the part that is closed."""
         names = ("refresh_threshold_seconds", "issuer", "audience", "resource", "pkce", "more")
-        more = ("own_redirect", "extra_authorize_params", "extra_token_params")
-        return any(self[name].errors for name in (*names, *more, "token_endpoint_auth_method"))
+        more = ("own_redirect", "trusts_shared_callback", "extra_authorize_params")
+        rest = ("extra_token_params", "token_endpoint_auth_method")
+        return any(self[name].errors for name in (*names, *more, *rest))
 
     def _whole(self, patch: Patch) -> Patch:
         base = {name: value for name, value in self.record.items() if name not in specs.GIVEN}
@@ -191,9 +194,8 @@ class GatewayForm(FlaskForm):
         patch["client_secret"] = None if self._removes_secret() else self.client_secret.data or ""
         if self._changed("scopes"):
             patch["scopes"] = self.scopes.data or None
-        if is_code and self._changed("own_redirect"):
-            slug = self.record.get("slug") or self.slug.data or specs.slug_of(self.name.data or "")
-            patch["redirect_uri"] = f"{self.shared}/{slug}" if self.own_redirect.data else None
+        if is_code:
+            patch |= self._redirect()
         for name in {"extra_authorize_params", "extra_token_params"} - skipped:
             if self._changed(name):
                 given = fields.pairs(self[name].data, "=", f"oauth_config.{name}", wrong)
@@ -220,6 +222,26 @@ class GatewayForm(FlaskForm):
             names = ", ".join(fields.RARE)
             wrong["more"] = f"Write an object with some of these names: {names}."
             return {}
+    def _redirect(self) -> Patch:
+        """A new one that would share its path with a stranger gets one of its own (SEC-008)."""
+        slug = self.record.get("slug") or self.slug.data or specs.slug_of(self.name.data or "")
+        own, trusts = self.own_redirect.data, self.trusts_shared_callback.data
+        patch: Patch = {}
+        if self._changed("trusts_shared_callback"):
+            patch["trusts_shared_callback"] = trusts
+        if "oauth_config" not in self.record and not own and not trusts:
+            here = sharing.place(None, self.issuer.data or None, self.token_url.data)
+            others = ", ".join(sharing.taken(here))
+            if others:
+                own = True
+                self.notices.append(
+                    f"Register {self.shared}/{slug} at its provider: at the redirect URI without "
+                    f"{slug}, that of {others} answers, and neither names itself."
+                )
+        if own != self.shown.get("own_redirect"):
+            patch["redirect_uri"] = f"{self.shared}/{slug}" if own else None
+        return patch
+
         return {
             name: fields.replacing(self._stored(name, None), given.get(name))
             for name in fields.RARE

@@ -14,6 +14,7 @@ from ... import aftermath, gateways, overview
 from ...db import db
 from ...errors import AppError, Invalid, texts
 from ...models import Gateway
+from ...oauth.registration import callback_uri
 from ...overview import Row
 from ...specs import GatewaySpec
 from ..auth import actor, admin_only, is_confirmed, person
@@ -80,7 +81,7 @@ def index() -> ResponseReturnValue:
 @bp.route("/new", methods=["GET", "POST"])
 @admin_only
 def create() -> ResponseReturnValue:
-    form = GatewayForm({}, gateways.redirect_uri())
+    form = GatewayForm({}, callback_uri())
     if form.validate_on_submit():
         with form.problems():
             spec = form.spec()
@@ -88,6 +89,7 @@ def create() -> ResponseReturnValue:
             gateway = gateways.create(spec, by=actor())
             db.session.commit()
             _say(f"{gateway.name} was added.", form.notices)
+            _warn(gateway)
             return redirect(url_for(".show", slug=gateway.slug), 303)
     return _form_page(form), 422 if form.errors else 200
 
@@ -96,7 +98,7 @@ def create() -> ResponseReturnValue:
 @admin_only
 def edit(slug: str) -> ResponseReturnValue:
     gateway = gateways.find(slug)
-    form = GatewayForm(gateways.record(gateway), gateways.redirect_uri())
+    form = GatewayForm(gateways.record(gateway), callback_uri())
     if form.validate_on_submit():
         with form.problems():
             spec = form.spec()
@@ -107,6 +109,7 @@ def edit(slug: str) -> ResponseReturnValue:
             if signed_out:
                 form.notices.append(f"{many(signed_out, 'person', 'people')} must connect again.")
             _say(f"{gateway.name} was saved.", form.notices)
+            _warn(gateway)
             return redirect(url_for(".show", slug=slug), 303)
     return _form_page(form, gateway), 422 if form.errors else 200
 
@@ -125,6 +128,9 @@ def show(slug: str) -> ResponseReturnValue:
         one=_drawn(row),
         row=row,
         failure=_failure(row) if row.status == "failing" else None,
+        warnings=gateways.warnings(gateway),
+        own_ca=certificates.facts(gateway.ca_pem or ""),
+        own_certificate=certificates.facts(gateway.client_cert_pem or "")[:1],
     )
 
 
@@ -216,6 +222,11 @@ def _say(done: str, notices: Sequence[str]) -> None:
     flash(done, "success")
     for notice in notices:
         flash(notice, "info")
+
+
+def _warn(gateway: Gateway) -> None:
+    for warning in gateways.warnings(gateway):
+        flash(warning, "warn")
 
 
 def _drawn(row: Row) -> dict[str, object]:

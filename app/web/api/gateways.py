@@ -41,6 +41,7 @@ def create() -> ResponseReturnValue:
     spec = specs.read(GatewaySpec, _body(), notices=notices)
     gateway = gateways.create(spec, by=auth.actor())
     db.session.commit()
+    notices += gateways.warnings(gateway)
     reply = jsonify(gateways.record(gateway) | {"notices": notices})
     return reply, 201, {"Location": f"{bp.url_prefix}/{gateway.slug}"}
 
@@ -59,6 +60,7 @@ def update(slug: str) -> ResponseReturnValue:
     spec = specs.read(GatewaySpec, _merged(record, _body()), notices=notices)
     signed_out = gateways.update(gateway, spec, by=auth.actor())
     db.session.commit()
+    notices += gateways.warnings(gateway)
     return jsonify(gateways.record(gateway) | {"notices": notices, "signed_out": signed_out})
 
 

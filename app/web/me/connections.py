@@ -78,12 +78,13 @@ class Asked:
 def _asked(caller: Caller, slug: str, handle: str) -> Asked | None:
     """None for a link that is over. Raises ConsentFailed (ask_foreign)."""
     try:
-        found = parked.asked(caller, access.usable(caller, slug), handle)
+        gateway = access.usable(caller, slug)
+        found = parked.asked(caller, gateway, handle)
     except ConsentFailed as error:
         if error.code != "ask_over":
             raise
         return None
-    call = parked.outcome(caller, found.id).request
+    call = parked.outcome(caller, gateway, found.id).request
     params = (strict_json.loads(call).get("params") if call else None) or {}
     return Asked(plain(str(params.get("name") or ""), TITLE_LIMIT), found.scopes)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ... import strict_json
+from ... import access, strict_json
 from ...access import Caller
 from ...errors import AppError, texts
 from ...mcp import relay
@@ -39,8 +39,8 @@ class Waited:
 
 
 def parked_call(caller: Caller, one: Shown, call_id: str) -> Waited:
-    """Raises NotFound, also for another person's call."""
-    found = parked.outcome(caller, call_id)
+    """Raises NotFound, also for another person's call, and one to another gateway."""
+    found = parked.outcome(caller, access.usable(caller, one.slug), call_id)
     call = strict_json.loads(found.request) if found.request else {}
     params = (call.get("params") if call.get("method") == "tools/call" else None) or {}
     name, sent = params.get("name"), params.get("arguments")
