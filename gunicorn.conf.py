@@ -67,6 +67,10 @@ def on_starting(server) -> None:
 def post_worker_init(worker) -> None:
     """Ctrl-C reaches the whole process group; the master alone acts on it, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(worker.wsgi, "app_context"):
+        from app import housekeeping  # here, as gevent has patched by now
+
+        housekeeping.start(worker.wsgi.app_context)
 
 
 # wsgi.py ends a worker with EX_CONFIG when a setting cannot be right. Every further one would end

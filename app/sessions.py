@@ -32,7 +32,7 @@ def start(user_id: str, *, address: str, agent: str) -> str:
     row = BrowserSession(user_id=user_id, token_hash=_hash(cookie))
     row.address, row.agent = address[:45], agent[:200]
     db.session.add(row)
-    db.session.execute(sa.delete(BrowserSession).where(_is_over()))
+    db.session.execute(sa.delete(BrowserSession).where(is_over()))
     return cookie
 
 
@@ -45,7 +45,7 @@ def current(cookie: str) -> SignedIn | None:
 def of(user_id: str) -> Sequence[BrowserSession]:
     """Those that still hold, the last used first."""
     s = BrowserSession
-    query = sa.select(s).where(s.user_id == user_id, ~_is_over()).order_by(s.seen_at.desc())
+    query = sa.select(s).where(s.user_id == user_id, ~is_over()).order_by(s.seen_at.desc())
     return db.session.scalars(query).all()
 
 
@@ -62,7 +62,7 @@ def _load(token_hash: str) -> SignedIn | None:
     query = (
         sa.select(s.id, s.seen_at, s.confirmed_at, s.user_id, u.email, u.role)
         .join(u, u.id == s.user_id)
-        .where(s.token_hash == token_hash, ~u.is_disabled, ~_is_over())
+        .where(s.token_hash == token_hash, ~u.is_disabled, ~is_over())
     )
     with db.engine.connect() as link:
         row = link.execute(query).first()
@@ -73,7 +73,7 @@ def _load(token_hash: str) -> SignedIn | None:
     return SignedIn(row.id, caller, row.confirmed_at)
 
 
-def _is_over() -> sa.ColumnElement[bool]:
+def is_over() -> sa.ColumnElement[bool]:
     """Idle too long, or as old as a session may get (SEC-068)."""
     idle = timedelta(minutes=current_app.config["SESSION_IDLE_MINUTES"])
     most = timedelta(hours=current_app.config["SESSION_MAX_HOURS"])

@@ -75,10 +75,15 @@ def give_back(limits: Sequence[Limit]) -> None:
         fewer = sa.case((t.failures > 0, t.failures - 1), else_=0)
         change = sa.update(t).where(t.key == limit.key).values(failures=fewer, not_before_ms=0)
         db.session.execute(change)
-    over = sa.and_(t.last_ms < db_now_ms() - FORGET_MS, t.not_before_ms < db_now_ms())
     # Rows that somebody holds are left to the next: waiting for each other would be a deadlock.
-    stale = sa.select(t.key).where(over).with_for_update(skip_locked=True)
+    stale = sa.select(t.key).where(is_over()).with_for_update(skip_locked=True)
     db.session.execute(sa.delete(t).where(sa.or_(t.key == limits[0].key, t.key.in_(stale))))
+
+
+def is_over() -> sa.ColumnElement[bool]:
+    """Whether the count of a key would start anew."""
+    now = db_now_ms()
+    return sa.and_(Throttle.last_ms < now - FORGET_MS, Throttle.not_before_ms < now)
 
 
 def _count(limit: Limit) -> int | None:

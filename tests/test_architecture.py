@@ -10,7 +10,7 @@ APP = Path(__file__).parents[1] / "app"
 
 LEVELS = [  # a module imports from the lines above its own, never from its own or a later one
     "errors sqlite logs states strict_json mcp.hangup",
-    "db oauth.refusals mcp.jsonrpc",
+    "db metrics oauth.refusals mcp.jsonrpc",
     "models passwords secretbox egress specs oauth.replies oauth.callback mcp.wire",
     "schema edits trust schedule chain oauth.revoking oauth.breaker",
     "audit access throttle limits watching oauth.client oauth.discovery oauth.templates mcp.sse",
@@ -21,14 +21,14 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "oauth.lease",
     "oauth.spool",
     "oauth.refresh mcp.catalog mcp.bridge",
-    "oauth.keeping oauth.tokens oauth.parked",
+    "oauth.keeping oauth.tokens oauth.parked oauth.keep_alive",
     "aftermath",
     "oauth.flow people gateways mcp.operation",
     "mcp.consent mcp.client setup",
     "mcp.through mcp.opening",
     "mcp.onward",
     "mcp.relay",
-    "authz checks mcp.aggregate",
+    "authz checks cleanup mcp.aggregate",
     "housekeeping",
     "cli web",
 ]

@@ -3,6 +3,7 @@
 from flask import Flask
 
 from .gateways import gateways
+from .housekeeping import housekeeping
 from .secrets import secrets
 from .tokens import tokens
 from .users import users
@@ -13,4 +14,5 @@ def register(app: Flask) -> None:
     app.cli.add_command(users)
     app.cli.add_command(gateways)
     app.cli.add_command(tokens)
+    app.cli.add_command(housekeeping)
     app.cli.add_command(secrets)

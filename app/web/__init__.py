@@ -2,9 +2,9 @@
 
 from flask import Flask
 
-from . import auth, errors, help, home, metadata, oauth, people, proxy, security, words
+from . import auth, errors, help, home, machines, metadata, oauth, people, proxy, security, words
 from .admin import gateways as admin_gateways
-from .admin import users
+from .admin import settings, users
 from .api import gateways as api_gateways
 from .api import openapi
 from .me import account, connections, tokens, tools, try_it
@@ -17,10 +17,12 @@ def register(app: Flask) -> None:
     auth.register(app)  # after these two: a foreign Host or Origin is refused first
     words.register(app)
     app.register_blueprint(home.bp)
+    app.register_blueprint(machines.bp)
     app.register_blueprint(people.bp)
     app.register_blueprint(account.bp)
     app.register_blueprint(tokens.bp)
     app.register_blueprint(users.bp)
+    app.register_blueprint(settings.bp)
     app.register_blueprint(help.bp)
     app.register_blueprint(oauth.bp)
     app.register_blueprint(connections.bp)

@@ -39,7 +39,10 @@ PUBLIC = re.compile(  # URL rules that anybody may ask for; every other one want
     r"|/oauth/callback(/.*)?"  # says itself what to do for who was signed out meanwhile
     r"|/oauth/client-metadata\.json|/\.well-known/.*"  # for providers and AI clients
 )
-WITHOUT_COOKIES = ("/static/<path:filename>", "/health", "/ready")
+WITHOUT_COOKIES = (  # the last two know machines by themselves
+    *("/static/<path:filename>", "/health", "/ready"),
+    *("/metrics", "/version"),
+)
 CONFIRMED_FOR = timedelta(minutes=10)  # since the password was typed (SEC-075)
 csrf = CSRFProtect()
 

@@ -87,7 +87,11 @@ def challenge(error: AppError) -> str:
 
 
 # The first prefix that matches wins. By path, because a 404 belongs to no blueprint.
-RENDERERS = (("/mcp", as_mcp), ("/api/", as_json), ("/.well-known/", as_json), ("/", as_html))
+RENDERERS = (
+    ("/mcp", as_mcp),
+    *((path, as_json) for path in ("/api/", "/.well-known/", "/metrics", "/version")),
+    ("/", as_html),
+)
 
 
 def respond(error: AppError) -> AnyResponse:

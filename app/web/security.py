@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, request
@@ -21,6 +22,7 @@ _HEADERS = (
     ("Cross-Origin-Resource-Policy", "same-origin"),
 )
 _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
+_BY_ADDRESS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?")
 
 
 def register(app: Flask) -> None:
@@ -42,6 +44,8 @@ def refuse_foreign_hosts() -> None:
     host = request.environ.get("HTTP_HOST", "")
     if host == ours or request.path in ("/health", "/ready"):
         return
+    if request.path in ("/metrics", "/version") and _BY_ADDRESS.fullmatch(host):
+        return  # they are asked by address, too, and look at who asks
     name, _, port = ours.rpartition(":") if ":" in ours.rpartition("]")[2] else (ours, "", "")
     asked, _, asked_port = (
         host.rpartition(":") if ":" in host.rpartition("]")[2] else (host, "", "")

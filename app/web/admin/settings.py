@@ -1,0 +1,77 @@
+"""What this server was started with, and what it does by itself. Read-only, and no secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, current_app, render_template
+from flask.typing import ResponseReturnValue
+
+from ... import housekeeping
+from ...mcp.wire import OURS
+from ..auth import admin_only
+
+bp = Blueprint("settings", __name__, url_prefix="/admin/settings")
+
+# What may be shown is named here: a setting that is new, and perhaps a secret, is not shown.
+SHOWN = {
+    "Addresses": {
+        "PUBLIC_URL": "What people type, and redirect URIs begin with",
+        "TRUSTED_PROXIES": "Proxies whose forwarded headers count",
+        "MCP_ALLOWED_ORIGINS": "Web pages that may call /mcp",
+        "EGRESS_ALLOW": "Private ranges that servers may live in",
+    },
+    "Sign-ins at providers": {
+        "OAUTH_REQUEST_TIMEOUT": "Seconds for one call to a provider",
+        "OAUTH_MAX_RETRIES": "Further tries inside that time",
+        "OAUTH_STATE_EXPIRY": "Seconds to sign in and allow",
+        "OAUTH_TOKEN_EXPIRY_THRESHOLD": "Seconds before its end a token is renewed",
+        "OAUTH_TOKEN_CLEANUP_INTERVAL": "Seconds between clean-ups",
+        "OAUTH_MAX_STORED_TOKENS_PER_GATEWAY": "Stored connections per gateway; 0 is no limit",
+        "OAUTH_MAX_AUTHORIZATION_ATTEMPTS": "Unfinished sign-ins in ten minutes",
+    },
+    "Calls to MCP servers": {
+        "UPSTREAM_CONNECT_TIMEOUT": "Seconds to connect",
+        "UPSTREAM_READ_TIMEOUT": "Seconds of silence in an answer",
+    },
+    "Sessions here": {
+        "SESSION_IDLE_MINUTES": "Minutes without use until a browser is signed out",
+        "SESSION_MAX_HOURS": "Hours until it is in any case",
+    },
+    "Other": {
+        "MAX_BODY_BYTES": "Bytes of the largest request",
+        "MIGRATE_AT_START": "The schema is brought up to date at the start",
+        "LOG_LEVEL": "What the log holds",
+    },
+}
+CHORES = {
+    "revocations": "Ends at providers what was disconnected here",
+    "keep-alive": "Renews idle sign-ins, where a gateway says so",
+    "flows": "Removes sign-ins and calls that are over",
+    "connections": "Removes tokens and connections that are over",
+    "sign-ins": "Removes ended sessions, API tokens and counters",
+}
+
+
+@bp.get("")
+@admin_only
+def index() -> ResponseReturnValue:
+    groups = [
+        (title, [(name, about, _told(current_app.config[name])) for name, about in names.items()])
+        for title, names in SHOWN.items()
+    ]
+    return render_template(
+        "admin/settings.html",
+        groups=groups,
+        chores=housekeeping.standings(),
+        about=CHORES,
+        version=OURS["version"],
+    )
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (tuple, list)):
+        return " ".join(value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
