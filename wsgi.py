@@ -3,6 +3,7 @@
 import sys
 
 from app import create_app
+from app.web.people import announce
 from config import Config, ConfigError
 
 try:
@@ -10,3 +11,4 @@ try:
 except ConfigError as error:
     sys.stderr.write(f"MCP Gateway does not start: {error}\n")
     sys.exit(78)  # EX_CONFIG: a restart does not help
+announce(app)

@@ -8,7 +8,7 @@ import re
 import secrets
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from . import audit, people, sessions, throttle
 from .audit import Actor, Subject
@@ -44,6 +44,15 @@ def offer(*, anew: bool = False) -> str | None:
         return None
     db.session.commit()
     return f"{code[:4]}-{code[4:]}"
+
+
+def offer_at_start() -> str | None:
+    """The same, but for a database that is away or empty: the form asks again. Commits."""
+    try:
+        return offer()
+    except DBAPIError:
+        db.session.rollback()
+        return None
 
 
 def finish(code: str, email: str, password: str, *, by: Actor, agent: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from flask import Blueprint, current_app, redirect, render_template, request
+from flask import Blueprint, Flask, current_app, redirect, render_template, request
 from flask.typing import ResponseReturnValue
 from flask_wtf import FlaskForm
 from wtforms import EmailField, PasswordField, StringField
@@ -34,7 +34,8 @@ class LoginForm(FlaskForm):
 def first_run() -> ResponseReturnValue:
     if setup.is_done():
         raise Conflict("setup_done")
-    print_code()
+    if request.method == "POST":
+        _print(setup.offer())  # where the one before is over
     form = SetupForm()
     if form.validate_on_submit():
         with beside(form):
@@ -83,9 +84,16 @@ def logout() -> ResponseReturnValue:
     return auth.let_out(redirect("/login", 303))
 
 
-def print_code() -> None:
+def announce(app: Flask) -> None:
+    """As a server starts, not a command: the code of the first run, if there is nobody yet."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.info_name == "run":
+        with app.app_context():
+            _print(setup.offer_at_start())
+
+
+def _print(code: str | None) -> None:
     """On the console, once: by the process that made it. Not in the log's JSON, for people."""
-    code = setup.offer()
     if code:
         url = current_app.config["PUBLIC_URL"]
         click.echo(f"Setup code: {code}   (for {url}/setup, valid for 24 hours)", err=True)

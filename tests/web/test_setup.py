@@ -3,12 +3,14 @@
 import re
 import threading
 
+import click
 import pytest
 import sqlalchemy as sa
 
 from app import people, setup
 from app.db import db
 from app.models import AuditEvent, SetupCode, User
+from app.web.people import announce
 from tests.conftest import PASSWORD, Browser, rows
 from tests.web.credentials import csrf_of
 
@@ -32,12 +34,31 @@ def test_before_it_every_page_leads_there(stranger, path):
     assert stranger.get(path).headers["Location"] == "/setup"
 
 
-def test_the_console_shows_the_code_once(stranger, capfd):
-    stranger.get("/setup")
+def test_the_console_shows_the_code_once_as_the_server_starts(app, stranger, capfd):
+    announce(app)
+    announce(app)  # the next worker
     stranger.get("/setup")
     shown = re.findall(r"^Setup code: ([A-Z2-9]{4}-[A-Z2-9]{4}) ", capfd.readouterr().err, re.M)
     assert len(shown) == 1
     assert set_up(stranger, shown[0]).status_code == 303
+
+
+def test_a_command_shows_no_code(app, capfd):
+    with click.Context(click.Command("users")):
+        announce(app)
+    assert rows(app, SetupCode) == [] and "Setup code" not in capfd.readouterr().err
+
+
+def test_a_server_starts_though_its_database_is_away(app, capfd):
+    with app.app_context(), db.engine.begin() as link:
+        link.execute(sa.text("ALTER TABLE setup_code RENAME TO elsewhere"))
+    announce(app)
+    assert "Setup code" not in capfd.readouterr().err
+
+
+def test_sec_053_looking_at_the_form_makes_no_code(app, stranger, capfd):
+    assert stranger.get("/setup").status_code == 200
+    assert rows(app, SetupCode) == [] and "Setup code" not in capfd.readouterr().err
 
 
 def test_the_code_makes_an_admin_and_signs_in(app, stranger, code):
