@@ -23,9 +23,14 @@ def create_app(config: Config) -> Flask:
     app.extensions["secretbox"] = _box(config)
     app.extensions["recent"] = Recent()
     app.extensions["process_id"] = uuid.uuid4().hex
-    app.extensions["egress_allow"] = egress.networks(*config.EGRESS_ALLOW)
-    app.extensions["egress_pools"] = {}
-    if any(net.is_loopback for net in app.extensions["egress_allow"]):
+    app.extensions["draining"] = Draining()
+    app.extensions["slots"] = Slots(
+        config.MAX_CALLS_PER_WORKER, config.MAX_CALLS_PER_PERSON, config.MAX_STREAMS_PER_PERSON
+    )
+    app.extensions["rates"] = Rates()
+    allowed = egress.networks(*config.EGRESS_ALLOW)
+    app.extensions["egress"] = egress.Door(allowed)
+    if any(net.is_loopback for net in allowed):
         # oauthlib refuses http to this machine otherwise; our own rule on URLs stays (egress.py).
         os.environ["OAUTHLIB_INSECURE_TRANSPORT"] = "1"
     db.init_app(app)

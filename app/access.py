@@ -12,10 +12,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from . import trust
 from .db import db, db_now_ms, recent
 from .errors import NotFound
 from .models import Connection, Gateway, OAuthConfig
 from .specs import OAuthConfigSpec
+from .trust import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Usable:
     config: UsableConfig | None  # the default OAuth config; None without OAuth
     owner_key: str  # whose connection: "user:<id>" or "shared"
     connection: Seen | None
+    trust: Trust | None = None  # a CA or certificate of its own
 
     @property
     def consent_gen(self) -> int:
@@ -243,6 +246,7 @@ def _usable(caller: Caller, slug: str) -> Usable | None:
         config=config,
         owner_key=owner_key,
         connection=seen(config.id, owner_key) if config else None,
+        trust=trust.of_gateway(row.id, row.ca_pem, row.client_cert_pem, row.client_key_sealed),
     )
 
 

@@ -30,6 +30,7 @@ _WHERE_SENT = (  # secrets and tokens
     *("issuer", "token_url", "refresh_url", "revocation_url", "userinfo_url"),
     *("client_id", "grant_type"),
 )
+_OF_TOKENS = ("url", "client_cert_pem")
 _MADE_FOR = ("issuer", "client_id", "grant_type", "resource", "audience")
 
 
@@ -56,7 +57,8 @@ def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Edit:
     old, new = dict(_flat(before)), dict(_flat(after))
     new = {path: value for path, value in new.items() if value or path in old}  # "" over nothing
     for path in old:
-        if path in _SECRETS and BLOCKS[path.partition(".")[0]] == after["auth_type"]:
+        block = BLOCKS.get(path.partition(".")[0], after["auth_type"])
+        if path in _SECRETS and block == after["auth_type"]:
             new.setdefault(path, old[path])  # not named: kept
     changed = {path for path in {*old, *new} if old.get(path) != new.get(path)} - {*GIVEN, "slug"}
     was_oauth = old.get("auth_type") == "oauth"
@@ -73,7 +75,8 @@ def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Edit:
         stops_storing=stays_oauth and bool(old.get(stored)) and not new.get(stored),
         stops_renewing=stays_oauth and bool(old.get(renewed)) and not new.get(renewed),
         mends_client=stays_oauth and not changed.isdisjoint(_CREDENTIAL),
-        outdates=stays_oauth and bool(oauth_changed or "url" in changed),
+        # A token may be bound to the certificate it was asked with (RFC 8705 section 3).
+        outdates=stays_oauth and bool(oauth_changed or not changed.isdisjoint(_OF_TOKENS)),
     )
 
 
@@ -101,6 +104,8 @@ def _asks(old: Flat, new: Flat) -> dict[str, str]:
             continue
         if path not in old:
             asks[path] = "Enter it: nothing is stored here yet."
+        elif path == "client_key":
+            asks |= {path: "You changed where it is used. Paste it again."} if moved else {}
         elif moved if path.startswith(_OAUTH) else server_moved:
             asks[path] = "You changed where the secret is sent. Enter it again."
     return asks

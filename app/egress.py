@@ -17,15 +17,16 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
 from flask import current_app
 from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
@@ -38,6 +39,7 @@ from urllib3.exceptions import (
     TimeoutError as Urllib3Timeout,
 )
 
+from . import certificates
 from .errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -46,6 +48,8 @@ S = TypeVar("S", bound=requests.Session)
 
 CONNECT_S, READ_S = 5.0, 30.0
 IDLE_S = 3.0  # servers end a resting connection after 5 s (uvicorn) or more
+TRIED = 4  # addresses of one name: each may take the time to connect
+_KEPT = 64  # gateways' own TLS settings with their pools; each takes 40 ms to build
 _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -247,7 +251,8 @@ def in_time() -> None:
 
 class _Pinned(HTTPConnection):
     allow: Sequence[Network] = ()
-    _sent_at = 0.0  # of the monotonic clock
+    clock: Callable[[], float] = staticmethod(time.monotonic)
+    _sent_at = 0.0  # of the clock
 
     @property
     def is_connected(self) -> bool:
@@ -256,7 +261,7 @@ class _Pinned(HTTPConnection):
         One that rests may be closed by the other side just as we send, and a call whose fate is
         unknown is never sent twice.
         """
-        return super().is_connected and time.monotonic() - self._sent_at < IDLE_S
+        return super().is_connected and self.clock() - self._sent_at < IDLE_S
 
     def _new_conn(self) -> socket.socket:
         """Stands in for urllib3's own: same errors, but checked addresses only."""
@@ -267,7 +272,8 @@ class _Pinned(HTTPConnection):
         for answer in answers:
             check_address(str(answer[4][0]), self.allow)  # one bad answer blocks the name
         failure: OSError = OSError("no address")
-        for family, kind, protocol, _, address in answers:
+        for family, kind, protocol, _, address in answers[:TRIED]:
+            in_time()  # a name may have taken long to resolve
             try:
                 return self._open(socket.socket(family, kind, protocol), address)
             except OSError as error:
@@ -293,7 +299,7 @@ class _Pinned(HTTPConnection):
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
-        self._sent_at = time.monotonic()
+        self._sent_at = self.clock()
         this = _call.get()
         if this is not None and self.sock is not None:
             this.watch(self.sock)  # a pooled connection was opened by an earlier call
@@ -305,9 +311,79 @@ class _PinnedTLS(_Pinned, HTTPSConnection):
     pass
 
 
-def _pools(allow: Sequence[Network]) -> dict[str, type[HTTPConnectionPool]]:
-    plain = type("PinnedHTTP", (_Pinned,), {"allow": allow})
-    tls = type("PinnedHTTPS", (_PinnedTLS,), {"allow": allow})
+class Trust(Hashable, Protocol):
+    """Of one gateway; equal ones are the same. None stands for the usual CAs and no certificate."""
+
+    @property
+    def ca_pem(self) -> str | None: ...
+    @property
+    def cert_pem(self) -> str | None: ...
+    def key_pem(self) -> str | None: ...
+
+
+class Door:
+    """What one app keeps for its calls: where they may go, and TLS settings with their pools.
+
+    Gateways with a CA or certificate of their own share neither with anybody (SEC-094).
+    """
+
+    def __init__(
+        self, allow: Sequence[Network], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock`: by which pooled connections rest."""
+        self.classes = _classes(allow, clock)
+        self._tls: dict[Hashable, ssl.SSLContext] = {}
+        self._pools: dict[Hashable, _Pool] = {}
+        self._lock = threading.Lock()
+
+    def tls(self, trust: Trust | None) -> ssl.SSLContext:
+        """Raises Unsealable."""
+        if trust is None:
+            return _usual()
+        found = self._tls.get(trust)
+        return found if found is not None else self._make(trust)
+
+    def _make(self, trust: Trust) -> ssl.SSLContext:
+        key = trust.key_pem()
+        made = certificates.tls(trust.ca_pem, trust.cert_pem, key, bundle=DEFAULT_CA_BUNDLE_PATH)
+        with self._lock:
+            for gone in list(self._tls)[: 1 - _KEPT]:  # what is under way there goes on
+                self._pools.pop(gone, None)
+                del self._tls[gone]
+            return self._tls.setdefault(trust, made)
+
+    def pool(self, trust: Trust | None) -> _Pool:
+        """Raises Unsealable."""
+        found = self._pools.get(trust)
+        if found is None:
+            made = _Pool(num_pools=500, maxsize=256, timeout=silence(), ssl_context=self.tls(trust))
+            made.pool_classes_by_scheme = self.classes
+            found = self._pools.setdefault(trust, made)
+        return found
+
+    def close(self) -> None:
+        for pool in self._pools.values():
+            pool.clear()
+        self._pools.clear()
+
+
+@functools.cache
+def _usual() -> ssl.SSLContext:
+    """The system's CAs and those that come with `requests`, as a slim image has none."""
+    return certificates.tls(None, None, None, bundle=DEFAULT_CA_BUNDLE_PATH)
+
+
+def _door() -> Door:
+    door: Door = current_app.extensions["egress"]
+    return door
+
+
+def _classes(
+    allow: Sequence[Network], clock: Callable[[], float]
+) -> dict[str, type[HTTPConnectionPool]]:
+    own = {"allow": allow, "clock": staticmethod(clock)}
+    plain = type("PinnedHTTP", (_Pinned,), own)
+    tls = type("PinnedHTTPS", (_PinnedTLS,), own)
     return {
         "http": type("PinnedHTTPPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
         "https": type("PinnedHTTPSPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
@@ -315,25 +391,28 @@ def _pools(allow: Sequence[Network]) -> dict[str, type[HTTPConnectionPool]]:
 
 
 class _Adapter(HTTPAdapter):
-    """For `requests` and everything built on it."""
+    """For `requests` and everything built on it. Its TLS is ours, whatever an argument says."""
 
-    def __init__(self, allow: Sequence[Network]) -> None:
-        self._allow = allow
+    def __init__(self, door: Door, trust: Trust | None) -> None:
+        self._door, self._tls = door, door.tls(trust)
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _pools(self._allow)
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._tls)
+        self.poolmanager.pool_classes_by_scheme = self._door.classes
 
     def proxy_manager_for(self, *_args: Any, **_kwargs: Any) -> Any:
         raise Blocked("proxies are not used")
+
+    def cert_verify(self, *_: Any, **__: Any) -> None:
+        """The one of `requests` loads a list of CAs into the context, which others share."""
 
     def send(
         self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
     ) -> requests.Response:
         check_url(request.url or "")
-        if kwargs.get("verify") is False:
-            raise Blocked("certificates are always verified")
+        if kwargs.get("verify", True) is not True or kwargs.get("cert") is not None:
+            raise Blocked("whom to trust and what to show is said once, by the gateway")
         kwargs["timeout"] = kwargs.get("timeout") or (CONNECT_S, READ_S)
         return super().send(request, *args, **kwargs)
 
@@ -346,32 +425,29 @@ class _Pool(urllib3.PoolManager):
         return super().urlopen(method, url, redirect=False, **{**kw, "retries": False})
 
 
-def guard(session: S, *, ca: str | None = None) -> S:
-    """Make any `requests` session, an OAuth2Session too, ours: a redirect raises."""
+def guard(session: S, trust: Trust | None = None) -> S:
+    """Make any `requests` session, an OAuth2Session too, ours: a redirect raises.
+
+    `trust`: of the gateway it is for. Raises Unsealable.
+    """
     session.trust_env = False  # no .netrc, no proxy variables, no CA bundle from the environment
     session.max_redirects = 0
-    session.verify = ca or True
-    allow = _allowed()
-    session.mount("https://", _Adapter(allow))
-    session.mount("http://", _Adapter(allow))
+    door = _door()
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, _Adapter(door, trust))
     return session
 
 
-def session(*, ca: str | None = None) -> requests.Session:
-    return guard(requests.Session(), ca=ca)
+def session(trust: Trust | None = None) -> requests.Session:
+    return guard(requests.Session(), trust)
 
 
-def pool(*, ca: str | None = None) -> urllib3.PoolManager:
-    """For the proxy: no redirects, no retries, answers handed on as they come.
+def pool(trust: Trust | None = None) -> urllib3.PoolManager:
+    """For the proxy: no redirects, no retries, answers handed on as they come. One per trust.
 
-    One per app and CA bundle, as a TLS context takes 17 ms to build.
+    Raises Unsealable.
     """
-    held: dict[str | None, urllib3.PoolManager] = current_app.extensions["egress_pools"]
-    if ca not in held:
-        made = _Pool(num_pools=500, maxsize=256, ca_certs=ca, timeout=silence())
-        made.pool_classes_by_scheme = _pools(_allowed())
-        held.setdefault(ca, made)
-    return held[ca]
+    return _door().pool(trust)
 
 
 def silence(seconds: float | None = None) -> urllib3.Timeout:
@@ -379,11 +455,6 @@ def silence(seconds: float | None = None) -> urllib3.Timeout:
     config = current_app.config
     read = config["UPSTREAM_READ_TIMEOUT"] if seconds is None else seconds
     return urllib3.Timeout(connect=config["UPSTREAM_CONNECT_TIMEOUT"], read=read)
-
-
-def _allowed() -> tuple[Network, ...]:
-    ranges: tuple[Network, ...] = current_app.extensions["egress_allow"]
-    return ranges
 
 
 @contextmanager

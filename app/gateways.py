@@ -11,7 +11,7 @@ from flask import current_app
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import selectinload
 
-from . import aftermath, audit, edits
+from . import aftermath, audit, edits, trust
 from .audit import Actor, Subject
 from .db import db, db_now_ms, utcnow
 from .errors import AppError, Conflict, Invalid, NotFound
@@ -40,7 +40,9 @@ def everything() -> list[Gateway]:
 def create(spec: GatewaySpec, *, by: Actor) -> Gateway:
     """Raises Invalid."""
     slug = spec.slug or slug_of(spec.name)
-    wrong = dict(edits.between({}, plain(spec)).asks) | _redirect_problem(spec, slug)
+    edit = edits.between({}, plain(spec))
+    wrong = trust.problems(None, spec, edit.fields) | dict(edit.asks)
+    wrong |= _redirect_problem(spec, slug)
     if not slug:
         wrong["slug"] = "No slug can be made from this name. Choose one."
     if wrong:
@@ -93,7 +95,9 @@ def _claim(gateway: Gateway) -> None:
 
 def problems(gateway: Gateway, spec: GatewaySpec) -> dict[str, str]:
     """What stands against `update`: a path to a sentence. Changes nothing."""
-    wrong = dict(_edit(gateway, spec).asks) | _redirect_problem(spec, gateway.slug)
+    edit = _edit(gateway, spec)
+    wrong = trust.problems(gateway, spec, edit.fields) | dict(edit.asks)
+    wrong |= _redirect_problem(spec, gateway.slug)
     if spec.slug not in (None, gateway.slug):
         wrong["slug"] = f"The slug stays {gateway.slug}, as AI clients call it by that."
     return wrong
@@ -146,6 +150,7 @@ def record(gateway: Gateway) -> dict[str, Any]:
         "auth_type": gateway.auth_type,
         "enabled": gateway.is_enabled,
         "timeout_s": gateway.timeout_s,
+        **trust.record(gateway),
         "mcp_url": mcp_url(gateway.slug),
         "created_at": f"{gateway.created_at:%Y-%m-%dT%H:%M:%SZ}",
         "updated_at": f"{gateway.updated_at:%Y-%m-%dT%H:%M:%SZ}",
@@ -212,8 +217,7 @@ def _write(gateway: Gateway, spec: GatewaySpec) -> None:
     gateway.username = spec.basic.username if spec.basic else None
     gateway.header_names = list(spec.headers or ())
     gateway.is_enabled, gateway.timeout_s = spec.enabled, spec.timeout_s
-    if gateway.url not in (None, spec.url):  # how the server before it fared says nothing
-        gateway.worked_ms = gateway.failed_ms = gateway.failed_code = None
+    trust.write(gateway, spec)
     if spec.oauth_config is not None:
         _write_config(gateway, spec.oauth_config)
 

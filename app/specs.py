@@ -25,10 +25,11 @@ from pydantic import (
     field_validator,
 )
 
+from . import certificates
 from .errors import Invalid
 
 SET = "set"  # what a read says where a secret is stored
-SECRETS = {"bearer_token", "password", "client_secret", "client_private_key"}
+SECRETS = {"bearer_token", "password", "client_secret", "client_private_key", "client_key"}
 BLOCKS = {"basic": "basic", "bearer_token": "bearer", "headers": "headers", "oauth_config": "oauth"}
 GIVEN = ("id", "mcp_url", "created_at", "updated_at")  # in a record, and not the admin's to say
 _RESERVED_SLUGS = {"new"}  # /admin/gateways/new is a page
@@ -178,6 +179,10 @@ def _check_key(secret: SecretStr | None) -> SecretStr | None:
     return secret
 
 
+def _certificates(pem: str) -> str | None:
+    return certificates.tidy(pem) if pem else None
+
+
 def typed(secret: SecretStr | None) -> str | None:
     """What was newly typed; None where nothing was: removed, kept or blank."""
     text = secret.get_secret_value() if secret is not None else ""
@@ -203,6 +208,8 @@ Secret = Annotated[
     AfterValidator(_check_secret),
 ]
 PrivateKey = Annotated[SecretStr | None, Field(max_length=16_384), AfterValidator(_check_key)]
+Pem = Annotated[str | None, Field(max_length=65_536), AfterValidator(_certificates)]
+KeyPem = Annotated[SecretStr | None, Field(max_length=16_384)]  # trust.py reads it
 Parameter = Annotated[str, Field(max_length=1024), CLEAN]
 Extra = Annotated[dict[Short, Parameter], Field(max_length=20), AfterValidator(_check_extra)]
 AuthMethod = Annotated[
@@ -375,6 +382,9 @@ class GatewaySpec(Spec):
     oauth_config: OAuthConfigSpec | None = Needed
     enabled: bool = True
     timeout_s: float | None = Field(default=None, ge=1, le=3600)
+    ca_pem: Pem = None  # trusted beside the usual CAs, for this gateway's calls alone
+    client_cert_pem: Pem = None
+    client_key: KeyPem = Needed
 
     @field_validator("basic", "headers", "oauth_config", "bearer_token")
     @classmethod
@@ -397,6 +407,19 @@ class GatewaySpec(Spec):
         if not re.fullmatch(r"[\x21-\x7e]*", value.get_secret_value() if value else ""):
             raise ValueError("A token holds only ASCII letters, digits and signs, no spaces.")
         return value
+
+    @field_validator("client_key")
+    @classmethod
+    def _key_has_its_certificate(
+        cls, value: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        """A stored key goes with its certificate."""
+        certificate = info.data.get("client_cert_pem", "")
+        if certificate and not _is_there(value):
+            raise ValueError("Paste the private key of the certificate.")
+        if certificate is None and typed(value) is not None:
+            raise ValueError("Paste the certificate that this key belongs to.")
+        return None if certificate is None else value
 
     @field_validator("headers")
     @classmethod

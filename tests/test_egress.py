@@ -8,21 +8,19 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import requests
 import urllib3
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from flask import Flask
 from requests_oauthlib import OAuth2Session
 
-from app import egress
+from app import certificates, egress
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from tests import authority
+from tests.authority import Authority
 
 LOOPBACK = egress.networks("127.0.0.0/8", "::1/128")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -33,6 +31,18 @@ NOT_PUBLIC = """
 :: ::1 fe80::1 fe80::1%eth0 fc00::1 fec0::1 ff02::1 100::1 4000::1 5f00::1 3fff::1 2001:db8::1
 ::127.0.0.1 ::ffff:127.0.0.1 ::ffff:8.8.8.8 ::ffff:0:127.0.0.1 64:ff9b::a9fe:a9fe 64:ff9b:1::1
 2002:a9fe:a9fe:: 2001:0:4136:e378:: fd00:ec2::254"""
+
+
+@dataclass(frozen=True)
+class Own:
+    """A gateway's own CA, and the certificate it shows."""
+
+    ca_pem: str | None
+    cert_pem: str | None = None
+    key: str | None = None
+
+    def key_pem(self) -> str | None:
+        return self.key
 
 
 class Peer:
@@ -93,15 +103,16 @@ def peer() -> Iterator[Callable[..., Peer]]:
 
 
 @contextlib.contextmanager
-def allowing(*ranges: egress.Network) -> Iterator[None]:
+def allowing(
+    *ranges: egress.Network, clock: Callable[[], float] = time.monotonic
+) -> Iterator[None]:
     """As in an app whose operator opened these ranges."""
     app = Flask(__name__)
     app.config.update(UPSTREAM_CONNECT_TIMEOUT=2.0, UPSTREAM_READ_TIMEOUT=5.0)
-    app.extensions.update(egress_allow=ranges, egress_pools={})
+    app.extensions["egress"] = door = egress.Door(ranges, clock)
     with app.app_context():
         yield
-        for pool in app.extensions["egress_pools"].values():
-            pool.clear()
+        door.close()
 
 
 @pytest.fixture
@@ -230,25 +241,55 @@ def test_sec_089_the_checked_answer_is_the_one_used(
 
 
 def test_sec_089_tls_checks_the_name_and_not_the_address(
-    peer: Callable[..., Peer], certificate: Path, monkeypatch: pytest.MonkeyPatch
+    peer: Callable[..., Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names: list[str | None] = []
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    ca = Authority()
+    context = authority.server(ca.signs("good.test"), tmp_path)
     context.sni_callback = lambda _sock, name, _context: names.append(name)
     server = peer(lambda sock, _: sock.sendall(OK), context)
     answers(monkeypatch, "127.0.0.1")
-    with allowing(*LOOPBACK), egress.session() as session:
-        good = session.get(f"https://good.test:{server.port}/", verify=str(certificate), timeout=3)
+    with allowing(*LOOPBACK), egress.session(Own(ca.pem)) as session:
+        good = session.get(f"https://good.test:{server.port}/", timeout=3)
         assert (good.text, names) == ("ok", ["good.test"])
         assert f"Host: good.test:{server.port}".encode() in server.heads[0]
         with pytest.raises(requests.exceptions.SSLError):
-            session.get(f"https://other.test:{server.port}/", verify=str(certificate), timeout=3)
+            session.get(f"https://other.test:{server.port}/", timeout=3)
 
 
-def test_sec_094_verification_cannot_be_turned_off(guarded: requests.Session) -> None:
+@pytest.mark.parametrize(
+    "argument", [{"verify": False}, {"verify": ""}, {"verify": "/x.pem"}, {"cert": "/x.pem"}]
+)
+def test_sec_094_no_argument_changes_whom_we_trust(
+    peer: Callable[..., Peer], guarded: requests.Session, argument: dict[str, object]
+) -> None:
+    server = peer(lambda sock, _: sock.sendall(OK))
     with pytest.raises(egress.Blocked):
-        guarded.get("https://127.0.0.1:9/", verify=False)
+        guarded.get(server.url, **argument)  # type: ignore[arg-type]
+    assert server.connections == 0
+
+
+def test_sec_094_a_variable_with_cas_changes_nothing(
+    peer: Callable[..., Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = Authority()
+    server = peer(
+        lambda sock, _: sock.sendall(OK), authority.server(ca.signs("127.0.0.1"), tmp_path)
+    )
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text(ca.pem)
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.setenv(name, str(bundle))
+    with allowing(*LOOPBACK), egress.session() as session:
+        with pytest.raises(requests.exceptions.SSLError):
+            session.get(f"https://127.0.0.1:{server.port}/", timeout=3)
+
+
+def test_sec_094_old_tls_is_not_spoken(tmp_path: Path) -> None:
+    ca = Authority()
+    made = certificates.tls(ca.pem, None, None)
+    assert made.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert made.verify_mode == ssl.CERT_REQUIRED and made.check_hostname
 
 
 def test_sec_092_netrc_and_proxy_variables_change_nothing(
@@ -294,17 +335,17 @@ def test_sec_047_the_pools_do_not_retry(peer: Callable[..., Peer]) -> None:
 
 
 def test_a_connection_that_rested_is_not_used_again(
-    peer: Callable[..., Peer], loopback: None, monkeypatch: pytest.MonkeyPatch
+    peer: Callable[..., Peer],
 ) -> None:
     """Its server may be closing it, and a call whose fate is unknown is never sent twice."""
-    server = peer(lambda sock, _: sock.sendall(OK))
-    pool, clock = egress.pool(), time.monotonic
-    for _ in range(2):
-        pool.request("POST", server.url)
-    assert server.connections == 1
-    monkeypatch.setattr(time, "monotonic", lambda: clock() + egress.IDLE_S)
-    pool.request("POST", server.url)
-    assert server.connections == 2
+    server, now = peer(lambda sock, _: sock.sendall(OK)), [100.0]
+    with allowing(*LOOPBACK, clock=lambda: now[0]):
+        for _ in range(2):
+            egress.pool().request("POST", server.url)
+        assert server.connections == 1
+        now[0] += egress.IDLE_S
+        egress.pool().request("POST", server.url)
+        assert server.connections == 2
 
 
 # --- time, size, and what was sent
@@ -410,7 +451,7 @@ def test_sec_049_a_bomb_ends_at_the_cap(
 def test_our_errors_name_the_host_and_keep_the_cause(
     peer: Callable[..., Peer],
     guarded: requests.Session,
-    certificate: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -419,8 +460,7 @@ def test_our_errors_name_the_host_and_keep_the_cause(
         lambda sock, _: sock.sendall(b"HTTP/1.1 302 F\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n")
     )
     mute = peer(lambda _sock, _head: None)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)  # nobody's CA signed it
+    context = authority.server(Authority().signs("127.0.0.1"), tmp_path)  # whose CA nobody knows
     untrusted = peer(lambda sock, _: sock.sendall(OK), context).port
     cases = [
         (refused, UpstreamUnreachable, "connect_failed"),
@@ -441,27 +481,3 @@ def test_our_errors_name_the_host_and_keep_the_cause(
     with pytest.raises(UpstreamUnreachable) as caught, egress.upstream_errors("https://no.test/"):
         guarded.get("https://no.test/", timeout=1)
     assert caught.value.code == "dns_failed" and "no.test" in caught.value.message
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate and its key for good.test, in one file."""
-    key, name = (
-        ec.generate_private_key(ec.SECP256R1()),
-        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "t")]),
-    )
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(
-            name, name, key.public_key(), 1, now - timedelta(1), now + timedelta(1)
-        )
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("good.test")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = tmp_path / "good.pem"
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
-    return path

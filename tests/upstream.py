@@ -7,6 +7,7 @@ import json
 import queue
 import select
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -95,18 +96,20 @@ def streams(*pieces: bytes | Cut, **headers: str) -> Said:
 class Upstream:
     """`script` is asked for each answer; `seen` is what came; a lost peer sets `hung_up`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.seen: list[Seen] = []
         self.script: Script = dual
         self.connections = 0
         self.hung_up = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.upstream = self
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.02,), daemon=True
         )
         self._thread.start()
-        self.origin = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.origin = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_address[1]}"
         self.url = f"{self.origin}/mcp"
 
     def asked(self, rpc: str = "") -> list[Seen]:

@@ -41,9 +41,9 @@ class Exchanges:
     """What leaves for one gateway. Made within an app; streams use it when the request is over."""
 
     def __init__(self, gateway: Usable, hangup: Hangup | None = None) -> None:
-        """When `hangup` happens, whatever is under way is cut."""
+        """When `hangup` happens, whatever is under way is cut. Raises Unsealable."""
         self.url = gateway.url
-        self._pool = egress.pool()
+        self._pool = egress.pool(gateway.trust)
         self._silence = egress.silence(gateway.timeout_s)
         self._line: egress.Line | None = None
         if hangup is not None:

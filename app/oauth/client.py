@@ -24,6 +24,7 @@ from requests_oauthlib import OAuth2Session
 from .. import egress
 from ..errors import ProviderError, UpstreamError
 from ..specs import PROTOCOL_PARAMETERS, OAuthConfigSpec
+from ..trust import Trust
 from . import refusals, replies, revoking
 from .refusals import Answer, Request
 from .replies import BODY_LIMIT, Dialect, TokenSet
@@ -48,6 +49,7 @@ class Registration:
     timeout_s: float  # for one call of ours, with all that is sent again and the pauses between
     retries: int
     spec: OAuthConfigSpec
+    trust: Trust | None = None  # a CA or certificate of the gateway's own
     pause_s: float = 0.5  # before the first repetition, then twice as long each time
 
     @property
@@ -119,7 +121,7 @@ class OAuthClient:
             return None
         headers = {"Authorization": f"Bearer {access_token}", "Accept": "application/json"}
         try:
-            with egress.upstream_errors(url), egress.call(_USERINFO_S), egress.session() as session:
+            with egress.upstream_errors(url), egress.call(_USERINFO_S), self._plain() as session:
                 with session.get(url, headers=headers, stream=True, allow_redirects=False) as reply:
                     body = egress.read_capped(reply, BODY_LIMIT)
         except UpstreamError:
@@ -198,7 +200,10 @@ class OAuthClient:
         session.hooks["response"] = [take]
         session.stream = True  # the cap is ours; else `requests` reads all there is
         session.headers["User-Agent"] = "mcp-gateway"
-        return egress.guard(session)
+        return egress.guard(session, self._us.trust)
+
+    def _plain(self) -> requests.Session:
+        return egress.session(self._us.trust)
 
     def _post(
         self, session: OAuth2Session, request: Request, url: str, sent: Params, seconds: float

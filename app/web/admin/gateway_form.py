@@ -53,6 +53,10 @@ class GatewayForm(FlaskForm):
         "Transport", choices=fields.choices(fields.TRANSPORTS), validate_choice=False
     )
     timeout_s = StringField("Timeout, in seconds")
+    ca_pem = Area("CA certificate")
+    client_cert_pem = Area("Client certificate")
+    client_key = Area("Private key of the client certificate")
+    remove_client_cert = BooleanField("Remove the certificate and its key")
     auth_type = SelectField(
         "Authentication type", choices=fields.choices(fields.AUTH_TYPES), validate_choice=False
     )
@@ -114,25 +118,35 @@ class GatewayForm(FlaskForm):
     @contextmanager
     def problems(self) -> Iterator[None]:
         """Invalid becomes a sentence beside its field; a typed secret is asked for again."""
-        secret = self.typed_secret
+        secrets = self.typed_secrets
         try:
             yield
         except Invalid as error:
             for path, sentence in error.fields.items():
                 field, shown = self._place(path, sentence)
                 field.errors = [*field.errors, shown]
-            if secret:
+            for secret in secrets:
                 self[secret].errors = [*self[secret].errors, "Enter the secret again."]
+            self.client_key.data = ""
+            for pasted in (self.ca_pem, self.client_cert_pem):
+                pasted.data = "" if "PRIVATE KEY" in (pasted.data or "") else pasted.data
             named = [line.partition(":") for line in fields.lines(self.headers.data)]
             self.headers.data = "\n".join(f"{name.strip()}: " for name, sign, _ in named if sign)
 
     @property
-    def typed_secret(self) -> str | None:
-        """The field that holds a new secret, if it is one of the chosen authentication type."""
+    def typed_secrets(self) -> list[str]:
+        """The fields that hold a new secret, of the chosen authentication type."""
         name = SECRET_OF.get(self.auth_type.data or "")
         values = [line.partition(":")[2].strip() for line in fields.lines(self.headers.data)]
         is_typed = any(values) if name == "headers" else bool(name and self[name].data)
-        return name if is_typed else None
+        key = ["client_key"] if fields.unify(self.client_key.data) else []
+        return [*([name] if name and is_typed else []), *key]
+
+    @property
+    def has_own_tls(self) -> bool:
+        """Something stands in that part, or is wrong with it."""
+        names = ("ca_pem", "client_cert_pem", "client_key")
+        return any(self[name].data or self[name].errors for name in names)
 
     @property
     def has_hidden_errors(self) -> bool:
@@ -163,7 +177,10 @@ class GatewayForm(FlaskForm):
     def _patch(self, wrong: dict[str, str]) -> Patch:
         """What differs from the record, in the blocks of the chosen authentication type."""
         own = ("name", "slug", "description", "url", "transport", "timeout_s", "auth_type")
-        patch = self._texts(own)
+        patch = self._texts((*own, "ca_pem", "client_cert_pem"))
+        patch["client_key"] = fields.unify(self.client_key.data) or ""
+        if self.remove_client_cert.data and not patch["client_key"]:
+            patch |= {"client_cert_pem": None, "client_key": None}
         auth_type = self.auth_type.data
         if auth_type == "basic":
             patch["basic"] = self._texts(("username",)) | {"password": self.password.data or ""}

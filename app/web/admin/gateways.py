@@ -10,7 +10,7 @@ from flask import Blueprint, current_app, flash, redirect, render_template, requ
 from flask.typing import ResponseReturnValue
 from flask_wtf import FlaskForm
 
-from ... import aftermath, gateways, overview
+from ... import aftermath, certificates, gateways, overview
 from ...db import db
 from ...errors import AppError, Invalid, texts
 from ...models import Gateway
@@ -204,8 +204,8 @@ def _form_page(form: GatewayForm, gateway: Gateway | None = None) -> str:
 
 def _refuse_old_sessions(form: GatewayForm) -> None:
     """A secret is only taken from who typed the password lately (SEC-075)."""
-    if form.typed_secret and not is_confirmed():
-        raise Invalid({form.typed_secret: CONFIRM})
+    if form.typed_secrets and not is_confirmed():
+        raise Invalid(dict.fromkeys(form.typed_secrets, CONFIRM))
 
 
 def _refuse_surprises(gateway: Gateway, spec: GatewaySpec, *, may_sign_out: bool) -> None:
