@@ -63,10 +63,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Whether the values can be right together; SecretBox judges the encryption secrets."""
-        if len(self.SECRET_KEY) < 32 or len(set(self.SECRET_KEY)) < 9:
-            raise ConfigError(f"SECRET_KEY is too weak. Make one: {_MAKE_ONE}")
-        if hmac.compare_digest(self.SECRET_KEY.encode(), self.AUTH_ENCRYPTION_SECRET.encode()):
-            raise ConfigError("SECRET_KEY and AUTH_ENCRYPTION_SECRET must differ")
+        _check_secrets(self)
         _check_public_url(self.PUBLIC_URL)
         _check_words(self)
         for name in ("EGRESS_ALLOW", "TRUSTED_PROXIES"):
@@ -115,6 +112,14 @@ def text_of(name: str, env: Mapping[str, str] = os.environ) -> str | None:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}_FILE cannot be read: {path}") from error
+
+
+def _check_secrets(config: Config) -> None:
+    if len(config.SECRET_KEY) < 32 or len(set(config.SECRET_KEY)) < 9:
+        raise ConfigError(f"SECRET_KEY is too weak. Make one: {_MAKE_ONE}")
+    for sealing in (config.AUTH_ENCRYPTION_SECRET, *config.AUTH_ENCRYPTION_SECRETS_OLD):
+        if hmac.compare_digest(config.SECRET_KEY.encode(), sealing.encode()):
+            raise ConfigError("SECRET_KEY and AUTH_ENCRYPTION_SECRET must differ")
 
 
 def _check_words(config: Config) -> None:
