@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .db import db
+from sqlalchemy.orm import Session
+
+from . import chain
+from .db import db, utcnow
 from .models import AuditEvent
 
 
@@ -31,18 +34,23 @@ class Subject:
 def record(
     actor: Actor, action: str, subject: Subject, *, outcome: str = "ok", **details: Any
 ) -> None:
-    """Add the event to the session; whoever commits the change commits it.
+    """Whoever commits the change commits the event; a commit without it raises NotRecorded.
 
     `details` are names of changed fields, codes and counts: never a value, never a secret.
     """
-    db.session.add(entry(actor, action, subject, outcome=outcome, **details))
+    stage(db.session(), entry(actor, action, subject, outcome=outcome, **details))
+
+
+def stage(session: Session, event: AuditEvent) -> None:
+    """The same for a change that has a session of its own."""
+    chain.stage(session, event)
 
 
 def entry(
     actor: Actor, action: str, subject: Subject, *, outcome: str = "ok", **details: Any
 ) -> AuditEvent:
-    """The same for a change that has a session of its own."""
     return AuditEvent(
+        at=utcnow(),
         actor_kind=actor.kind,
         actor_id=actor.id,
         actor_label=actor.label,

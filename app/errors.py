@@ -6,6 +6,7 @@ AppError
 ├── SignInRequired           no or no good credential of ours
 ├── Invalid                  what a person or program sent; a sentence per field
 ├── Conflict                 right in itself, but not in this state
+├── NotRecorded              a change that cannot be written into the audit trail is not made
 ├── Busy                     a limit of ours, with the seconds to wait
 ├── WireError                not a JSON-RPC or MCP message we can take (mcp.md sections 2, 5)
 ├── ConsentFailed            the callback was refused, stale or forged
@@ -121,6 +122,12 @@ class Invalid(AppError):
 
 class Conflict(AppError):
     code = "conflict"
+
+
+class NotRecorded(AppError):
+    """The audit event of a change could not be written, so the change was rolled back."""
+
+    code = "not_recorded"
 
 
 class Busy(AppError):

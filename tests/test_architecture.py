@@ -121,8 +121,8 @@ LONGER: dict[str, str] = {
     "oauth.client": "all that is asked of a provider goes out one way",
     "egress": "one door: guard, deadline and pools share the pinned connection",
     "oauth.flow": "one consent from begin to end; the rungs of its ladder are apart already",
-    "specs": "every field an admin can set, in one place",
     "gateways": "one record: checked, written, read back, edited and deleted by the same rules",
+    "specs": "every field an admin can set, in one place",
 }  # "module" or "module:function" -> why it may be long
 
 
