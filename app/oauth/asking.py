@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from .. import metrics
 from ..access import Usable, UsableConfig
 from ..db import db, db_now_ms
 from ..errors import AppError, Conflict, Kind, ProviderError, UpstreamError
@@ -69,7 +70,7 @@ def ask_provider(asking: Asking) -> TokenSet:
         asking.registration_id, spec, token_url=asking.token_url, refresh_url=asking.refresh_url
     )
     try:
-        with breaker().passing(asking.endpoint):
+        with breaker().passing(asking.endpoint), metrics.token_request(*_counted(asking)):
             if asking.config.is_shared:
                 return client.client_credentials(scopes=spec.scopes, resource=asking.resource)
             return client.refresh(asking.refresh_token or "", resource=asking.resource)
@@ -79,6 +80,10 @@ def ask_provider(asking: Asking) -> TokenSet:
         elif error.kind == "busy" and error.retry_after is not None:
             _pause_all(asking.registration_id, error.code, _sane(error.retry_after))
         raise
+
+
+def _counted(asking: Asking) -> tuple[str, str]:
+    return asking.config.id, "client_credentials" if asking.config.is_shared else "refresh_token"
 
 
 def kind_of(error: AppError) -> Kind:

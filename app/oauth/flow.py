@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from flask import current_app
 
-from .. import audit
+from .. import audit, metrics
 from ..access import Caller, Usable, UsableConfig
 from ..audit import Actor, Subject
 from ..db import AWAY, db, db_now_ms
@@ -140,12 +140,15 @@ def finish(
     except ConsentFailed as error:
         _record(by, "consent.refused", seen.id, seen.name, outcome="denied", code=error.code)
         db.session.commit()
+        metrics.flow(seen.slug, error.code)
         raise
     try:
         token_set = _exchange(seen, callback)
-        return _settled(person, seen, token_set, t0_ms=t0_ms, by=by)
+        finished = _settled(person, seen, token_set, t0_ms=t0_ms, by=by)
     except AppError as error:
         raise _failed(seen, error, by=by) from error
+    metrics.flow(seen.slug, "done")
+    return finished
 
 
 def failure(caller: Caller, flow_id: str) -> ConsentFailed | None:
@@ -230,7 +233,8 @@ def _exchange(seen: ladder.Row, callback: Callback) -> TokenSet:
     code = ladder.code_in(seen, callback, spec.reply.errors)
     client, verifier = _client(seen), _secrets(seen)["verifier"]
     db.session.rollback()  # only reads so far; no transaction waits for somebody else's server
-    token_set = client.exchange(code, verifier=verifier, resource=seen.resource)
+    with metrics.token_request(seen.oauth_config_id, "authorization_code"):
+        token_set = client.exchange(code, verifier=verifier, resource=seen.resource)
     if token_set.account_label is None and spec.stores:
         token_set = replace(token_set, account_label=client.account(token_set.access_token))
     return token_set
@@ -293,6 +297,7 @@ def _narrowed(seen: ladder.Row, spec: OAuthConfigSpec, token_set: TokenSet) -> t
 def _failed(seen: ladder.Row, error: AppError, *, by: Actor) -> ConsentFailed:
     """Write down why, for the page at the clean address. Commits."""
     db.session.rollback()
+    metrics.flow(seen.slug, error.code)
     facts = {"redirect": seen.redirect_uri} | error.facts | {"gateway": seen.slug}
     told = {"error_code": error.code, "error_text": error.said, "error_facts": facts}
     db.session.execute(sa.update(Flow).where(Flow.id == seen.id).values(status="failed", **told))

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from flask import current_app
 
+from .. import metrics
 from ..access import Seen, Usable, UsableConfig
 from ..db import AWAY
 from ..errors import AppError, Kind, NotFound, ProviderError, TokenRefused, Unsealable
@@ -48,6 +49,8 @@ def renew(
     need = Need(config, timing or timing_of(config), after)
     give_up = time.monotonic() + need.timing.wait
     lock = _lock(f"{config.id} {gateway.owner_key}")
+    if lock.locked() and not (seen is not None and need.lives(seen)):
+        metrics.lease_wait()
     while True:
         alive = seen is not None and need.lives(seen)
         if lock.acquire(timeout=0 if alive else lease.between(0.1, 0.3)):
@@ -65,6 +68,7 @@ def renew(
 
 
 def _renew(gateway: Usable, need: Need, ask: Ask, give_up: float) -> Seen:
+    waited = False
     while True:
         row, need = look(gateway, need)  # always again: another process may have finished
         found = _turn(gateway, need, row, ask)
@@ -72,6 +76,9 @@ def _renew(gateway: Usable, need: Need, ask: Ask, give_up: float) -> Seen:
             return found
         if time.monotonic() > give_up:
             raise _unavailable(gateway, row)
+        if not waited:
+            metrics.lease_wait()
+            waited = True
         time.sleep(lease.between(0.02, 0.06))
 
 

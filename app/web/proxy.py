@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, Flask, Response, current_app, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
-from .. import access
+from .. import access, metrics
 from ..access import Usable
 from ..errors import Forbidden
 from ..mcp import health, relay, wire
@@ -101,6 +101,7 @@ def _response(gateway: Usable, reply: wire.Reply) -> Response:
 
 
 def _log(gateway: Usable, call: wire.Call, reply: wire.Reply, began: float) -> None:
+    metrics.call(gateway.slug, reply.code)
     facts = {
         **{"request_id": call.request_id, "gateway": gateway.slug, "verb": call.verb},
         **{"mcp_method": call.method, "era": "modern" if call.is_modern else "legacy"},
