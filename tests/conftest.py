@@ -74,13 +74,14 @@ def config(database_url) -> Config:
 
 
 @pytest.fixture
-def start():
+def start(tmp_path):
     """create_app, for tests that start more than one; each lets go of its database at the end."""
     started = []
 
     def make(config: Config):
         started.append(create_app(config))
         started[-1].testing = True
+        started[-1].instance_path = str(tmp_path)  # what is spooled stays with its test
         return started[-1]
 
     yield make

@@ -23,7 +23,7 @@ from .. import keys
 from ..access import Seen, Usable, UsableConfig
 from ..audit import SYSTEM, Subject, entry, stage
 from ..db import AWAY, db, db_now_ms
-from ..errors import AppError
+from ..errors import AppError, NotRecorded
 from ..models import AuditEvent, Connection
 from ..models.oauth import LIVING
 from ..secretbox import Where, box
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 c = Connection
 
 PATIENCE_S = 5.0  # with a database that is locked or away
+UNWRITTEN = (*AWAY, NotRecorded)  # nothing of the change is kept, not yet
 SETTLED = {  # what every row with new tokens says
     **{"state": "active", "reason": None, "attempt_id": None, "lease_ms": 0, "not_before_ms": 0},
     **{"fail_count": 0, "failing_ms": None, "refused_count": 0, "refused_ms": None},
@@ -269,7 +270,7 @@ def _write(change: Any, *, patience: float, note: _Note | None = None) -> sa.Row
                 found = session.execute(change).first()
                 if found is not None and note is not None:
                     stage(session, note.event())
-        except AWAY:
+        except UNWRITTEN:
             if time.monotonic() > give_up:
                 raise
         else:

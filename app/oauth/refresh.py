@@ -194,12 +194,12 @@ def _keep(it: Kept, row: Row, ends: float) -> Seen | None:
     """
     try:
         stored = lease.store(it, patience=0.0)
-    except AWAY:
+    except lease.UNWRITTEN:
         is_safe = spool.write(it)
         left = max(0.0, ends - time.monotonic())
         try:
             stored = lease.store(it, patience=min(left, lease.PATIENCE_S) if is_safe else left)
-        except AWAY:
+        except lease.UNWRITTEN:
             return spool.find(row)
     spool.settle(it, stored)
     return stored

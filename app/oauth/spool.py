@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from flask import current_app
 
 from ..access import Seen
-from ..db import AWAY, db
+from ..db import db
 from ..errors import Unsealable
 from ..models import Connection
 from ..secretbox import Where, box
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 c = Connection
 _NAME = re.compile(r"[0-9a-f]{32}\.[0-9]{1,18}")
 _MOST = 1000  # in memory
+_NO_FILE = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(slots=True)
@@ -95,7 +96,7 @@ def apply() -> int:
             continue
         try:
             count += settle(it, lease.store(it, patience=0.0))
-        except AWAY:
+        except lease.UNWRITTEN:
             break
     return count
 
@@ -117,7 +118,8 @@ def settle(it: Kept, stored: Seen | None) -> bool:
     name = _name(it.connection_id, it.token_gen)
     with _held().lock:
         _held().texts.pop(name, None)
-    (folder() / name).unlink(missing_ok=True)
+    with contextlib.suppress(*_NO_FILE):
+        (folder() / name).unlink()
     return are_in
 
 
@@ -145,7 +147,7 @@ def _now(connection_id: str) -> sa.Row[str, str | None] | None:
 
 def _names() -> list[str]:
     found = list(_held().texts)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(*_NO_FILE):
         found += [path.name for path in folder().iterdir() if _NAME.fullmatch(path.name)]
     return sorted(set(found))
 
@@ -156,7 +158,7 @@ def _read(name: str) -> Kept | None:
     try:
         text = (folder() / name).read_text(encoding="ascii") if text is None else text
         return Kept(**json.loads(box().open(text, where=_where(name))))
-    except FileNotFoundError:
+    except _NO_FILE:
         return None
     except (OSError, ValueError, Unsealable) as error:
         problem = type(error).__name__
