@@ -29,11 +29,19 @@ class Config:
     AUTH_ENCRYPTION_SECRETS_OLD: tuple[str, ...] = ()  # still open, never seal
     PUBLIC_URL: str = "http://127.0.0.1:8000"  # origin that browsers use, no trailing slash
     DATABASE_URL: str = "sqlite:///gateway.db"  # relative to the instance folder
+    DATABASE_CONNECTIONS: int = 20  # at most, in each worker; PostgreSQL only
     MIGRATE_AT_START: bool = True
     TRUSTED_PROXIES: tuple[str, ...] = ()  # addresses whose X-Forwarded-For counts
     MCP_ALLOWED_ORIGINS: tuple[str, ...] = ()  # further Origins that may call /mcp
     EGRESS_ALLOW: tuple[str, ...] = ()  # address ranges that may be called though not public
     MAX_BODY_BYTES: int = 4_194_304  # of one request to us
+    MAX_CALLS_PER_PERSON: int = 500  # open at once, in one worker; 0: no limit, as with all these
+    MAX_CALLS_PER_WORKER: int = 4000
+    MAX_STREAMS_PER_PERSON: int = 20  # that only listen, in one worker
+    RATE_LIMIT_TOKEN: int = 6000  # requests a minute with one API token, over all workers
+    RATE_LIMIT_PERSON: int = 12_000  # of one person
+    RATE_LIMIT_ADDRESS: int = 60_000  # from one address
+    RATE_LIMIT_WRONG_TOKENS: int = 100  # wrong API tokens a minute from one address
     LOG_LEVEL: str = "INFO"
 
     OAUTH_REQUEST_TIMEOUT: float = 30.0  # seconds, for one call to a provider, retries included
@@ -84,6 +92,14 @@ class Config:
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _LIMITS = {
     "MAX_BODY_BYTES": (1024, 1_073_741_824),
+    "MAX_CALLS_PER_PERSON": (0, 100_000),
+    "MAX_CALLS_PER_WORKER": (0, 100_000),
+    "MAX_STREAMS_PER_PERSON": (0, 100_000),
+    "RATE_LIMIT_TOKEN": (0, 100_000_000),
+    "RATE_LIMIT_PERSON": (0, 100_000_000),
+    "RATE_LIMIT_ADDRESS": (0, 100_000_000),
+    "RATE_LIMIT_WRONG_TOKENS": (0, 100_000_000),
+    "DATABASE_CONNECTIONS": (2, 500),
     "OAUTH_TOKEN_CLEANUP_INTERVAL": (1, 604_800),
     "OAUTH_MAX_STORED_TOKENS_PER_GATEWAY": (0, 10_000_000),
     "OAUTH_MAX_AUTHORIZATION_ATTEMPTS": (1, 1000),
@@ -96,6 +112,15 @@ _LIMITS = {
     "SESSION_IDLE_MINUTES": (1, 1440),
     "SESSION_MAX_HOURS": (1, 720),
 }
+
+
+def sqlite_file(url: str, folder: Path) -> Path | None:
+    """Where DATABASE_URL keeps a SQLite database; None for another kind, or one in memory."""
+    url = url or Config.DATABASE_URL
+    name = url.removeprefix("sqlite:///").partition("?")[0]
+    if not url.startswith("sqlite:///") or name in ("", ":memory:"):
+        return None
+    return folder / name  # which an absolute name leaves out of account
 
 
 def text_of(name: str, env: Mapping[str, str] = os.environ) -> str | None:

@@ -1,17 +1,36 @@
 """How gunicorn runs the gateway: `gunicorn wsgi:app` in this folder reads this file.
 
 Everything about the product itself is in config.py. From the environment this file takes
-WEB_CONCURRENCY (workers), BIND and TRUSTED_PROXIES.
+WEB_CONCURRENCY (workers), BIND, STOP_NOTICE, and with config.py TRUSTED_PROXIES and LOG_LEVEL.
 """
 
+import contextlib
+import fcntl
+import functools
 import logging
 import mmap
 import os
 import re
 import signal
+import socket
 import sys
+import threading
+import time
+from pathlib import Path
 
 from gunicorn.errors import HaltServer
+
+sys.path.insert(0, str(Path(__file__).parent))  # wherever the app of this server is
+from config import ConfigError, sqlite_file, text_of
+
+
+def _setting(name: str, default: str = "") -> str:
+    try:
+        return text_of(name, os.environ) or default
+    except ConfigError as error:
+        sys.stderr.write(f"MCP Gateway does not start: {error}\n")
+        raise SystemExit(os.EX_CONFIG) from error
+
 
 # Greenlets: a waiting call or an open event stream costs a few KiB, not a thread. `sync` serves one
 # stream at a time and is refused below; gthread works while streams are fewer than its threads.
@@ -32,11 +51,12 @@ keepalive = 75
 # Seconds without a sign of life after which a worker is replaced. It watches the worker, not the
 # request: those have deadlines of their own. The first start may wait for migrations.
 timeout = 120
-# Seconds that open requests get after SIGTERM.
-graceful_timeout = 30
+# Seconds that a worker gets to finish. More than OAUTH_REQUEST_TIMEOUT: a renewal that is cut may
+# cost somebody their sign-in.
+graceful_timeout = 40
 
 # Who may say that a browser came by HTTPS. Nobody, unless named; gunicorn would trust loopback.
-forwarded_allow_ips = ",".join(os.environ.get("TRUSTED_PROXIES", "").replace(",", " ").split())
+forwarded_allow_ips = ",".join(_setting("TRUSTED_PROXIES").replace(",", " ").split())
 # Headers that may set variables of the server: none. With the default, `SCRIPT_NAME: /x` from a
 # trusted address turned the path /x/admin into the route /admin.
 forwarder_headers = ""
@@ -47,7 +67,7 @@ control_socket_disable = True
 # their queries, which hold the code and state of a sign-in.
 accesslog = None
 access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(b)s %(L)ss'
-loglevel = os.environ.get("LOG_LEVEL", "info").lower()
+loglevel = _setting("LOG_LEVEL", "info").lower()
 
 _QUERY = re.compile(r"\?[^\s'\"]+")
 
@@ -61,7 +81,21 @@ def _without_query(record: logging.LogRecord) -> bool:
 def on_starting(server) -> None:
     if server.cfg.worker_class_str == "sync":
         raise SystemExit("sync workers serve one event stream each: use gevent (or gthread).")
+    if server.cfg.worker_class_str == "gthread" and server.cfg.threads < _THREADS_LEAST:
+        raise SystemExit(f"gthread needs --threads {_THREADS_LEAST} or more: two stay free.")
     server.log.error_log.addFilter(_without_query)
+    server.stopping = mmap.mmap(-1, 1)  # shared with the workers
+    server.handle_term = functools.partial(_step_down, server)
+    _be_the_only_node(server)
+    on_reload(server)
+
+
+def on_reload(server) -> None:
+    server.worker_class = _gentle(server.worker_class)
+
+
+def pre_fork(server, worker) -> None:
+    worker.stopping = server.stopping
 
 
 def post_worker_init(worker) -> None:
@@ -71,6 +105,155 @@ def post_worker_init(worker) -> None:
         from app import housekeeping  # here, as gevent has patched by now
 
         housekeeping.start(worker.wsgi.app_context)
+    ours = getattr(worker.wsgi, "extensions", {})
+    if "slots" in ours:
+        ours["slots"].at_most(_carries(worker))
+        ours["draining"].server_stops = lambda: worker.stopping[0] != 0
+        threading.Thread(target=_end_calls, args=(worker, ours["draining"]), daemon=True).start()
+
+
+# -- how many calls -------------------------------------------------------------------------------
+
+_THREADS_FREE = 2  # for pages, while calls and streams have all the others
+_THREADS_LEAST = _THREADS_FREE + 2
+
+
+def _carries(worker) -> int:
+    """Calls at once."""
+    if worker.cfg.worker_class_str == "gthread":
+        return worker.cfg.threads - _THREADS_FREE
+    return max(1, worker.cfg.worker_connections - max(10, worker.cfg.worker_connections // 10))
+
+
+# -- how it ends (app/draining.py) ----------------------------------------------------------------
+
+# Seconds between "/ready says no" and "nobody listens", for a balancer to notice.
+STOP_NOTICE = float(os.environ.get("STOP_NOTICE") or 1)
+_LAST_WORDS = 5  # seconds before a worker is killed, to tell those who still wait
+_LINGER = 2  # seconds that a quiet connection stays: a request may be on its way
+
+
+def _step_down(server) -> None:
+    """SIGTERM to the master. A second signal cuts the notice short."""
+    server.stopping[0] = 1
+    give_up = time.monotonic() + STOP_NOTICE
+    while time.monotonic() < give_up and server.SIG_QUEUE.empty():
+        time.sleep(0.05)
+    raise StopIteration  # as gunicorn does: stop listening, end the workers
+
+
+def _end_calls(worker, draining) -> None:
+    while worker.alive:
+        time.sleep(0.2)
+    worker.ends = time.monotonic() + worker.cfg.graceful_timeout
+    draining.finish(worker.cfg.graceful_timeout - _LAST_WORDS)
+
+
+class _QuietGreenlets:
+    """gunicorn would wait for idle connections as for calls: its whole graceful time for each."""
+
+    def run(self) -> None:
+        self.quiet = set()
+        threading.Thread(target=self.close_quiet, daemon=True).start()
+        super().run()
+
+    def handle(self, listener, client, addr) -> None:
+        self.quiet.add(client)
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self.quiet.discard(client)
+
+    def handle_request(self, listener_name, req, sock, addr):
+        self.quiet.discard(sock)
+        try:
+            return super().handle_request(listener_name, req, sock, addr)
+        finally:
+            self.quiet.add(sock)
+
+    def close_quiet(self) -> None:
+        """They can be read to their end: a request that came already is still answered."""
+        while self.alive:
+            time.sleep(0.2)
+        time.sleep(_LINGER)
+        while True:
+            for client in list(self.quiet):
+                with contextlib.suppress(OSError):  # gone already
+                    with socket.socket(fileno=os.dup(client.fileno())) as handle:
+                        handle.shutdown(socket.SHUT_RD)
+            time.sleep(0.2)
+
+
+class _OpenThreads:
+    """gunicorn would keep listening while it stops, and answer nobody: new clients would hang."""
+
+    def set_accept_enabled(self, enabled) -> None:
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            self.until = time.monotonic() + _LINGER
+            for listener in self.sockets:
+                self.welcome_last(listener)
+                listener.close()
+
+    def welcome_last(self, listener) -> None:
+        """Who is connected already gets an answer."""
+        for _ in range(1000):
+            before = self.nr_conns
+            self.accept(listener)
+            if self.nr_conns == before:
+                return
+
+    def murder_pending(self) -> None:
+        """Those that never sent a byte."""
+        if not self.alive:
+            for conn in self.pending_conns:
+                conn.timeout = min(conn.timeout, self.until)
+        super().murder_pending()
+
+
+_GENTLE = {"GeventWorker": _QuietGreenlets, "ThreadWorker": _OpenThreads}
+
+
+def _gentle(kind):
+    """gunicorn's class of workers, ending connections as we like."""
+    ours = _GENTLE.get(kind.__name__)
+    return kind if ours is None else type(kind.__name__, (ours, kind), {})
+
+
+# -- one node on SQLite ---------------------------------------------------------------------------
+
+_PATIENCE = 10  # seconds, for the workers of a server that was killed to find out
+
+
+def _be_the_only_node(server) -> None:
+    """Two servers on one SQLite file would each count, renew and clean up as if alone.
+
+    The lock is the master's and, by fork, its workers'; the commands take none.
+    """
+    home = Path(__file__).parent / "instance"
+    path = sqlite_file(_setting("DATABASE_URL"), home)
+    if path is None or "GUNICORN_PID" in os.environ:
+        return  # the last: of a server that replaces itself (SIGUSR2), and hands its lock on
+    if path.parent == home:
+        home.mkdir(mode=0o700, exist_ok=True)
+    if not path.parent.is_dir():
+        return  # the app says so, and does not start
+    server.node = open(f"{path}.node", "w", encoding="utf-8")
+    give_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return fcntl.flock(server.node, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                said = f"another server uses {path}. For more than one node set DATABASE_URL to "
+                sys.stderr.write(f"MCP Gateway does not start: {said}a PostgreSQL.\n")
+                raise SystemExit(os.EX_CONFIG) from None
+        time.sleep(0.2)
+
+
+def pre_exec(server) -> None:
+    if hasattr(server, "node"):
+        os.set_inheritable(server.node.fileno(), True)
 
 
 # wsgi.py ends a worker with EX_CONFIG when a setting cannot be right. Every further one would end
@@ -82,6 +265,9 @@ def worker_exit(server, worker) -> None:
     error = sys.exception()
     if isinstance(error, SystemExit) and error.code == os.EX_CONFIG:
         _hopeless[0] = 1
+    ours = getattr(getattr(worker, "wsgi", None), "extensions", {})
+    if "draining" in ours and hasattr(worker, "ends"):
+        ours["draining"].wait(max(0.0, worker.ends - time.monotonic() - 1))
 
 
 def child_exit(server, worker) -> None:

@@ -9,7 +9,10 @@ from config import Config, ConfigError
 
 from . import cli, egress, keys, logs, schema, web
 from .db import AWAY, Recent, db, engine_options, migrate
+from .draining import Draining
+from .limits import Rates
 from .secretbox import SecretBox, WeakSecret
+from .slots import Slots
 
 
 def create_app(config: Config) -> Flask:
@@ -69,7 +72,7 @@ def _settle(app: Flask, config: Config) -> None:
         url = "postgresql+psycopg://" + url.removeprefix(old) if url.startswith(old) else url
     app.config.update(
         SQLALCHEMY_DATABASE_URI=url,
-        SQLALCHEMY_ENGINE_OPTIONS=engine_options(url),
+        SQLALCHEMY_ENGINE_OPTIONS=engine_options(url, config.DATABASE_CONNECTIONS),
         MAX_CONTENT_LENGTH=config.MAX_BODY_BYTES,
         MAX_FORM_MEMORY_SIZE=config.MAX_BODY_BYTES,
         SESSION_COOKIE_NAME="__Host-session" if config.is_https else "session",

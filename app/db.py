@@ -1,5 +1,6 @@
 """The database handle, constraint names, row ids, both clocks, and reads that are kept a second."""
 
+import random
 import sqlite3
 import threading
 import time
@@ -16,7 +17,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import DeclarativeBase, Session, registry
 
-from . import sqlite
+from . import postgres, sqlite
 
 T = TypeVar("T")
 
@@ -64,6 +65,11 @@ def _pragmas(connection: Any, _record: object) -> None:
         sqlite.prepare(connection)
 
 
+@sa.event.listens_for(sa.Engine, "do_connect")
+def _connect(dialect: sa.Dialect, _record: object, args: Any, options: Any) -> Any:
+    return postgres.connect(*args, **options) if dialect.name == "postgresql" else None
+
+
 def plain_type(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     """Alembic's render_item hook. Migrations name SQL types, so they outlive this module."""
     return "sa.DateTime()" if kind == "type" and isinstance(item, UTCDateTime) else False
@@ -76,16 +82,42 @@ db = SQLAlchemy(model_class=Base)
 migrate = Migrate(render_as_batch=True, render_item=plain_type)  # batch: SQLite alters by copying
 
 
-def engine_options(url: str) -> dict[str, Any]:
+def engine_options(url: str, connections: int = 20) -> dict[str, Any]:
     """For SQLALCHEMY_ENGINE_OPTIONS. `pool_pre_ping`: a database that restarted is found out.
 
     `hide_parameters`: an error's text, and so the log, would hold hashes and sealed values.
+    `connections`: at most so many at once, in each process; who finds none free waits two seconds.
     """
     if url.startswith("sqlite"):
         patient = {"factory": sqlite.PatientConnection}
         return {"hide_parameters": True, "connect_args": patient}
-    pool = {"pool_pre_ping": True, "pool_size": 10, "max_overflow": 10, "pool_timeout": 2}
+    kept = (connections + 1) // 2
+    pool = {"pool_pre_ping": True, "pool_size": kept, "max_overflow": connections - kept}
+    pool["pool_timeout"] = 2
     return {"hide_parameters": True, **pool}
+
+
+def again(act: Callable[[], T], *, more: int = 3) -> T:
+    """`act`, a whole short transaction, once more when another one got in its way (F-26).
+
+    The database undid all of it then: a deadlock, rows that cannot be had in any order, a snapshot
+    too old to write from. At most `more` times; raises what is in AWAY.
+    """
+    for left in range(more, -1, -1):
+        try:
+            return act()
+        except OperationalError as error:
+            if not left or not _was_in_the_way(error):
+                raise
+        time.sleep(random.uniform(0.01, 0.08))  # noqa: S311  # jitter, nothing secret
+    raise AssertionError  # the last round returned or raised
+
+
+def _was_in_the_way(error: OperationalError) -> bool:
+    cause = error.orig
+    if isinstance(cause, sqlite3.Error):
+        return cause.sqlite_errorcode == sqlite3.SQLITE_BUSY_SNAPSHOT
+    return getattr(cause, "sqlstate", None) in ("40001", "40P01")
 
 
 def utcnow() -> datetime:

@@ -1,7 +1,12 @@
-"""Migrations at start: one process runs them, the others wait (SEC-119)."""
+"""The database as a whole: migrations at start, and whether it is of use now.
+
+One process migrates, the others wait (SEC-119).
+"""
 
 import fcntl
 import os
+import sqlite3
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +17,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import current_app
 
-from .db import db
+from . import postgres
+from .db import db, db_now_ms
+from .models import RateWindow
 
 _LOCK = 0x6D637067  # any constant number: PostgreSQL's advisory locks are told apart by it
 
@@ -21,7 +28,7 @@ def upgrade() -> None:
     """Bring the database to the newest revision, unless it is there. Raises what Alembic raises."""
     if is_current():
         return
-    with _alone():
+    with postgres.unhurried(), _alone():
         if not is_current():
             flask_migrate.upgrade(directory=_directory())
 
@@ -53,6 +60,39 @@ def _alone() -> Iterator[None]:
 
 
 def ping() -> None:
-    """Raises what SQLAlchemy raises when the database is away."""
+    """Raises what SQLAlchemy raises when the database is away, or could not be written lately."""
     with db.engine.connect() as link:
         link.execute(sa.select(1))
+    if current_app.extensions.get("unwritable"):
+        _try_to_write()
+        current_app.extensions["unwritable"] = False
+
+
+def note_failure(error: Exception) -> None:
+    """What a request met. A disk that is full lets a server look well until somebody writes."""
+    if _is_full(error):
+        current_app.extensions["unwritable"] = True
+
+
+def complaint(error: Exception) -> str:
+    """For the operator."""
+    if _is_full(error):
+        return "the database cannot write: its disk is full, or fails"
+    return "the database does not answer"
+
+
+def _is_full(error: Exception) -> bool:
+    cause = getattr(error, "orig", None)
+    if isinstance(cause, sqlite3.Error):
+        kind = (cause.sqlite_errorcode or 0) & 0xFF  # the rest tells kinds of I/O errors apart
+        return kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    return getattr(cause, "sqlstate", None) == "53100"
+
+
+def _try_to_write() -> None:
+    """A row that is gone again at once; both take room in the journal."""
+    row = {"id": f"room {uuid.uuid4().hex}", "window_ms": db_now_ms(), "count": 0}
+    with db.engine.begin() as link:
+        link.execute(sa.insert(RateWindow).values(**row))
+    with db.engine.begin() as link:
+        link.execute(sa.delete(RateWindow).where(RateWindow.id == row["id"]))

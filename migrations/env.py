@@ -3,6 +3,8 @@
 from alembic import context
 from flask import current_app
 
+from app.postgres import unhurried
+
 held = current_app.extensions["migrate"]
 
 with held.db.engine.connect() as connection:
@@ -15,7 +17,7 @@ with held.db.engine.connect() as connection:
     context.configure(
         connection=connection, target_metadata=held.db.metadata, **held.configure_args
     )
-    with context.begin_transaction():
+    with unhurried(), context.begin_transaction():
         context.run_migrations()
     if is_sqlite:
         connection.exec_driver_sql("PRAGMA foreign_keys=ON")  # the pool keeps this connection

@@ -20,22 +20,32 @@ _guard = threading.Lock()
 
 
 class Hangup:
-    """One caller's connection. `then`: what is called, in another thread, when it is closed."""
+    """One caller's connection. `then`: what is called, in another thread, when it is closed.
 
-    __slots__ = ("_cut", "_sock", "has_happened")
+    `listens`: nobody waits for an answer, so the server may end it at any time. `is_ended`: it did,
+    and the caller is still there to be told.
+    """
+
+    __slots__ = ("_cut", "_sock", "has_happened", "is_ended", "listens")
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
         self._cut: Callable[[], None] | None = None
-        self.has_happened = False
+        self.has_happened = self.is_ended = self.listens = False
         _watched[id(self)] = self
         if not _thread:
             _start()
 
     def then(self, cut: Callable[[], None]) -> None:
         self._cut = cut
-        if self.has_happened:
+        if self.has_happened or self.is_ended:
             cut()
+
+    def end(self) -> None:
+        """The server goes: what is under way upstream is cut, and the caller hears of it."""
+        self.is_ended = True
+        if self._cut is not None:
+            self._cut()
 
     def over(self) -> None:
         """Nobody need look any more. May be called twice."""
@@ -50,6 +60,13 @@ class Hangup:
         self.has_happened = True
         if self._cut is not None:
             self._cut()
+
+
+def end_all(*, listening: bool = False) -> None:
+    """Every call that is open now, or those alone that only listen."""
+    for one in list(_watched.values()):
+        if not one.is_ended and (one.listens or not listening):
+            one.end()
 
 
 def _start() -> None:

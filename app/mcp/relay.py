@@ -16,6 +16,7 @@ from ..access import Caller, Usable
 from ..errors import AppError, ConnectionNeeded, UpstreamError, WireError
 from ..oauth import parked, tokens
 from ..oauth.replies import TokenSet
+from ..slots import slots
 from . import catalog, client, consent, jsonrpc, onward, opening, stand_in, through, wire
 from .catalog import Tool
 from .consent import digest_of as _digest_of
@@ -130,7 +131,7 @@ def list_tools(caller: Caller, gateway: Usable, *, timeout_s: float | None = Non
 
     Raises ConnectionNeeded, UpstreamError.
     """
-    with within(RUN_S if timeout_s is None else timeout_s):
+    with slots().take(caller.user_id), within(RUN_S if timeout_s is None else timeout_s):
         tools = _listed(Operation(caller, gateway))
     catalog.keep(gateway.id, gateway.owner_key, tools)
     return tools
@@ -141,7 +142,7 @@ def call_tool(
 ) -> ToolResult:
     """One whole operation, handshake included. Raises ConnectionNeeded, UpstreamError."""
     began = time.monotonic()
-    with within(RUN_S):
+    with slots().take(caller.user_id), within(RUN_S):
         op = Operation(caller, gateway, name)
         said = client.run(op, "tools/call", {"name": name, "arguments": dict(arguments)})
     return _tool_result(said.body, took_ms=int((time.monotonic() - began) * 1000))

@@ -27,7 +27,7 @@ from ..access import Caller
 from ..audit import Actor
 from ..db import utcnow
 from ..errors import AppError, Forbidden, SignInRequired
-from . import where
+from . import pace, where
 from .errors import request_id
 
 P = ParamSpec("P")
@@ -70,11 +70,14 @@ def gate() -> AnyResponse | None:
     rule = request.url_rule.rule if request.url_rule else ""
     if is_for_machines(request.path):
         if rule:
-            api_caller(_scope())
+            caller = api_caller(_scope())
+            if not request.path.startswith("/mcp"):  # there it is counted when the call is read
+                pace.count(caller)
         return None
     if rule in WITHOUT_COOKIES:
         return None
     _find_person()
+    pace.count(someone())
     if rule and not PUBLIC.fullmatch(rule):
         if someone() is None:
             return _to_sign_in()
@@ -229,7 +232,13 @@ def api_caller(scope: str) -> Caller:
     caller: Caller | None = g.get("api_caller")
     if caller is None:
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
-        g.api_caller = caller = api_tokens.authenticate(token if kind.lower() == "bearer" else "")
+        token = token if kind.lower() == "bearer" else ""
+        pace.refuse_guesses(token)
+        try:
+            g.api_caller = caller = api_tokens.authenticate(token)
+        except SignInRequired:
+            pace.note_guess(token)
+            raise
         if caller.token_id and api_tokens.is_due(caller.token_id):
             _note_use_afterwards(caller.token_id)
     if scope not in caller.scopes:

@@ -23,6 +23,7 @@ from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
+from .. import schema
 from ..db import AWAY
 from ..errors import AppError, Busy, ConnectionNeeded, Invalid, SignInRequired, WireError
 from . import where
@@ -65,10 +66,20 @@ def as_mcp(error: AppError) -> Response:
     """A failed call is a JSON-RPC error under HTTP 200: clients drop the connection on a 5xx."""
     if isinstance(error, WireError):
         return _rpc(error.number, error.message, error.data, error.call_id, status=error.http)
-    if not error.rpc:
+    if not error.rpc or _is_for_nobody(error):
         return as_json(error)
-    sentence = f"{error.message}. {error.action}"
-    return _rpc(-32603, sentence, _facts(error), g.get("call_id"), status=200)
+    is_ours = isinstance(error, Busy) and error.code != "database_away"
+    sentence, status = f"{error.message}. {error.action}", 200
+    if is_ours and (g.is_modern or request.method != "POST"):
+        status = error.status  # a limit of ours; a client of before would drop all it does
+    return _rpc(-32603, sentence, _facts(error), g.get("call_id"), status=status)
+
+
+def _is_for_nobody(error: AppError) -> bool:
+    """Before the call was read, and while nobody can tell who calls, there is no call to answer."""
+    if error.code == "database_away":
+        return g.get("api_caller") is None
+    return isinstance(error, Busy) and "call_id" not in g
 
 
 def challenge(error: AppError) -> str:
@@ -132,8 +143,9 @@ def _plain(code: str) -> AppError:
 
 def from_database(error: Exception) -> AnyResponse:
     """It is away or locked: nothing was saved, and it heals by itself (SEC-118)."""
-    log.error("the database does not answer: %s", type(error).__name__, extra=_extra())
-    return respond(AppError("database_away"))
+    schema.note_failure(error)
+    log.error("%s: %s", schema.complaint(error), type(error).__name__, extra=_extra())
+    return respond(Busy("database_away", retry_after=2))
 
 
 def register(app: Flask) -> None:

@@ -5,6 +5,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.wrappers import Response
 
 from .. import schema
+from ..draining import draining
 from . import auth
 
 bp = Blueprint("home", __name__)
@@ -18,7 +19,8 @@ def health() -> ResponseReturnValue:
 
 @bp.get("/ready")
 def ready() -> ResponseReturnValue:
-    """The database answers, too."""
+    """The database answers and can be written to, and this server is going to stay."""
+    draining().refuse_calls()
     schema.ping()
     return jsonify(status="ok")
 

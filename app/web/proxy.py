@@ -12,10 +12,13 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from .. import access, metrics
 from ..access import Usable
+from ..db import AWAY
+from ..draining import draining
 from ..errors import Forbidden
 from ..mcp import health, relay, wire
 from ..mcp.hangup import Hangup
-from . import security
+from ..slots import slots
+from . import pace, security
 from .auth import api_caller, client_is
 from .errors import request_id
 
@@ -46,13 +49,29 @@ def one(slug: str) -> Response:
     if request.method not in VERBS:  # HEAD, which comes with GET
         raise MethodNotAllowed(VERBS)
     caller = api_caller("mcp")
-    gateway = access.usable(caller, slug)
-    call = wire.read(request.method, _Headers(), security.body(), request_id=request_id())
-    g.call_id = call.id
+    try:
+        gateway = access.usable(caller, slug)
+    except AWAY:
+        _read()  # the answer names the call
+        raise
+    call = _read()
+    pace.count(caller)
+    draining().refuse_calls()
     _note_client(call)
-    reply = relay.forward(caller, gateway, call, hangup=_hangup())
-    _log(gateway, call, reply, began)
-    return _response(gateway, reply)
+    listens = call.verb == "GET" or call.method == "subscriptions/listen"
+    with slots().take(caller.user_id, listens=listens) as slot:
+        reply = relay.forward(caller, gateway, call, hangup=_hangup(listens=listens))
+        _log(gateway, call, reply, began)
+        response = _response(gateway, reply)
+        response.call_on_close(slot.hand_over().free)
+    return response
+
+
+def _read() -> wire.Call:
+    """Raises WireError, and AppError (too_large)."""
+    call = wire.read(request.method, _Headers(), security.body(), request_id=request_id())
+    g.call_id, g.is_modern = call.id, call.is_modern
+    return call
 
 
 class _Headers:
@@ -71,10 +90,14 @@ class _Headers:
         return [key.title().replace("_", "-") for key in found]
 
 
-def _hangup() -> Hangup | None:
+def _hangup(*, listens: bool) -> Hangup | None:
     """A way to hear that the caller is gone; only gunicorn gives its socket away."""
     sock = request.environ.get("gunicorn.socket")
-    return None if sock is None else Hangup(sock)
+    if sock is None:
+        return None
+    hangup = Hangup(sock)
+    hangup.listens = listens
+    return hangup
 
 
 def _note_client(call: wire.Call) -> None:

@@ -40,13 +40,14 @@ def test_sec_098_an_absolute_form_is_refused(app):
 
 
 @pytest.mark.parametrize("kind", AWAY)
-@pytest.mark.parametrize(("path", "status"), [("/x", 503), ("/api/x", 503), ("/mcp/x", 200)])
+@pytest.mark.parametrize(("path", "status"), [("/x", 503), ("/api/x", 503), ("/mcp/x", 503)])
 def test_sec_118_a_database_that_is_away_is_no_fault_of_ours(app, kind, path, status):
     error = kind() if kind is AWAY[-1] else kind("INSERT", {}, Exception("locked"))
     with app.test_request_context(path):
         reply = app.make_response(app.handle_user_exception(error))
     text = reply.get_data(as_text=True)
     assert reply.status_code == status and "database_away" in text and "INSERT" not in text
+    assert reply.headers["Retry-After"] == "2"
 
 
 def test_sec_111_the_text_of_a_database_error_holds_no_values(app):

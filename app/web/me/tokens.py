@@ -6,13 +6,13 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from flask import Blueprint, current_app, flash, redirect, render_template, url_for
+from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf import FlaskForm
 from wtforms import HiddenField, RadioField, SelectField, StringField
 from wtforms.validators import InputRequired
 
-from ... import access, api_tokens
+from ... import access, api_tokens, limits
 from ...db import db, utcnow
 from ...errors import Conflict
 from ...models import ApiToken, Gateway
@@ -23,6 +23,7 @@ from . import snippets
 bp = Blueprint("tokens", __name__, url_prefix="/tokens")
 
 ENDS = {"30": "In 30 days", "90": "In 90 days", "365": "In a year", "never": "Never"}
+NEW_AN_HOUR = 60  # tokens one person can make, and forms sent for it
 DOES = {"mcp": "Call tools", "api:read": "Read the API", "api:write": "Change by the API"}
 
 
@@ -57,6 +58,8 @@ def index() -> ResponseReturnValue:
 def create() -> ResponseReturnValue:
     """The answer to the POST is the one page that shows the token: 200, kept by nobody."""
     form = TokenForm()
+    if request.method == "POST":
+        limits.strictly("new_token", person().user_id, most=NEW_AN_HOUR, window_ms=3_600_000)
     form.gateways.choices = {one.id: one.name for one in access.may_use(person())}
     if form.validate_on_submit():
         with beside(form):
