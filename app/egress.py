@@ -50,6 +50,7 @@ CONNECT_S, READ_S = 5.0, 30.0
 IDLE_S = 3.0  # servers end a resting connection after 5 s (uvicorn) or more
 TRIED = 4  # addresses of one name: each may take the time to connect
 _KEPT = 64  # gateways' own TLS settings with their pools; each takes 40 ms to build
+_REFUSALS = re.compile("ALERT_.*(CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED|HANDSHAKE_FAILURE)")
 _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -307,8 +308,16 @@ class _Pinned(HTTPConnection):
         super().send(data)
 
 
+class HandshakeFailed(ssl.SSLError):
+    """Before anything was sent. The cause says why."""
+
+
 class _PinnedTLS(_Pinned, HTTPSConnection):
-    pass
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except ssl.SSLError as error:
+            raise HandshakeFailed(*error.args) from error
 
 
 class Trust(Hashable, Protocol):
@@ -478,6 +487,8 @@ def _ours(error: Exception, host: str) -> UpstreamError:
     chain = list(_causes(error))
     if any(isinstance(cause, NameResolutionError) for cause in chain):
         return UpstreamUnreachable("dns_failed", host=host)
+    if any(_is_refusal(cause) for cause in chain):
+        return UpstreamUnreachable("client_certificate_refused", host=host)
     if any(_is_untrusted(cause) for cause in chain):
         return UpstreamUnreachable("tls_failed", host=host)
     # Before the time-outs: urllib3's NewConnectionError is one of its TimeoutErrors.
@@ -494,15 +505,21 @@ def is_unsent(error: BaseException) -> bool:
     """Whether no byte of the request can have left: no connection was made for it."""
     unsent = (
         *(NameResolutionError, NewConnectionError, ConnectTimeoutError, Blocked),
-        ssl.SSLCertVerificationError,
+        HandshakeFailed,
     )
     return any(isinstance(cause, unsent) for cause in _causes(error))
 
 
 def _is_untrusted(error: BaseException) -> bool:
     """Not a TLS connection that broke off, which says nothing about certificates."""
-    broken = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
-    return isinstance(error, ssl.SSLError) and not isinstance(error, broken)
+    others = (ssl.SSLEOFError, ssl.SSLZeroReturnError, HandshakeFailed)
+    return isinstance(error, ssl.SSLError) and not isinstance(error, others)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """The other side ended TLS over our certificate, or the lack of one."""
+    reason = str(getattr(error, "reason", "")) if isinstance(error, ssl.SSLError) else ""
+    return _REFUSALS.search(reason) is not None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

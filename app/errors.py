@@ -65,6 +65,7 @@ class AppError(Exception):
 
     code = "internal_error"
     rpc = True  # under /mcp: a JSON-RPC error at HTTP 200; else plain JSON with `status`
+    step: str | None = None  # what admins and the log are told, where people are told less
 
     def __init__(
         self, code: str | None = None, /, *, said: str | None = None, **facts: str | int
@@ -202,6 +203,25 @@ class UpstreamUnreachable(UpstreamError):
 
 class TokenRefused(UpstreamError):
     code = "token_refused"
+
+
+STEPS = (  # of a call out; each tells something of the network that we stand in
+    *("dns_failed", "connect_failed", "tls_failed", "blocked_address", "timeout"),
+    "client_certificate_refused",
+)
+
+
+def for_person(error: AppError, *, is_admin: bool) -> AppError:
+    """What is said of a provider that was not reached: to others than admins always the same.
+
+    Else whoever may sign in could tell from outside what this server can reach (SEC-093).
+    """
+    if is_admin or error.code not in STEPS:
+        return error
+    told = UpstreamUnreachable("provider_unreachable")
+    told.facts = {"retry_after": 30} | error.facts | {"host": ""}
+    told.step, told.__cause__ = error.code, error.__cause__
+    return told
 
 
 Kind = Literal["unsent", "busy", "refused", "client", "unknown", "dead"]

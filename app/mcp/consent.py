@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..access import Usable
-from ..errors import AppError, Busy, ConnectionNeeded
+from ..errors import AppError, Busy, ConnectionNeeded, for_person
 from ..oauth import parked, tokens
 from . import catalog, jsonrpc, sse, stand_in, wire
 from .handles import ROUNDS, State, open_state, seal_state
@@ -71,13 +71,15 @@ def step_up(turn: Turn, error: AppError) -> wire.Reply:
 def failed(turn: Turn, error: AppError) -> wire.Reply:
     """C6, and every other failure of one call: HTTP 200, else clients drop the connection."""
     error = _as_told(turn, error)
-    return wire.Reply(200, dict(stand_in.JSON), [failure(turn, error)], error.code)
+    code = error.step or error.code
+    return wire.Reply(200, dict(stand_in.JSON), [failure(turn, error)], code)
 
 
 def failure(turn: Turn, error: AppError) -> bytes:
     call, slug, error = turn.call, turn.gateway.slug, _as_told(turn, error)
+    step = error.step if turn.caller.is_admin else None
     return jsonrpc.failure(
-        error, call.id, gateway=slug, state=turn.state, request_id=call.request_id
+        *(error, call.id), gateway=slug, state=turn.state, request_id=call.request_id, step=step
     )
 
 
@@ -85,7 +87,7 @@ def _as_told(turn: Turn, error: AppError) -> AppError:
     """What was cut because this server goes is no fault of the upstream (SEC-117)."""
     if turn.hangup is not None and turn.hangup.is_ended:
         return Busy("restarting", retry_after=5)
-    return error
+    return for_person(error, is_admin=turn.caller.is_admin)
 
 
 def _link(turn: Turn, scopes: Sequence[str] = ()) -> str:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from ..access import Usable
 from ..db import AWAY, db, db_now_ms
+from ..errors import STEPS
 from ..models import Connection, Gateway
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,7 @@ EVERY_S = 60
 _FAILURES = (  # of the server or of its set-up; what a person has to do is none
     *("upstream_unreachable", "upstream_timeout", "upstream_error", "upstream_bad_answer"),
     *("token_refused", "token_refused_shared", "redirected", "sign_in_not_set_up"),
+    *STEPS,
 )
 # gateway id, whose connection, and code -> when to note it again, monotonic
 _due: dict[tuple[str, str, str], float] = {}

@@ -105,13 +105,21 @@ def error(call_id: Id | None, number: int, message: str, data: Any = None) -> by
 
 
 def failure(
-    problem: AppError, call_id: Id | None, *, gateway: str, state: str | None, request_id: str
+    problem: AppError,
+    call_id: Id | None,
+    *,
+    gateway: str,
+    state: str | None,
+    request_id: str,
+    step: str | None = None,
 ) -> bytes:
-    """One failed call: what programs count by is in `error.data`."""
+    """One failed call: what programs count by is in `error.data`. `step`: for admins alone."""
     data: dict[str, Any] = {"code": problem.code, "gateway": gateway, "state": state}
     if isinstance(problem, ConnectionNeeded):
         data |= {"state": problem.state, "reason": problem.reason}
     data["action"] = problem.action
+    if step is not None:
+        data["step"] = step
     if "retry_after" in problem.facts:
         data["retry_after"] = problem.facts["retry_after"]
     if "scope" in problem.facts:

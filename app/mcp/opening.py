@@ -82,7 +82,7 @@ def _expected(error: AppError) -> str:
     """A failure of the other side, which we answer. Raises any other."""
     if isinstance(error, WireError) or not error.rpc:
         raise error
-    return error.code
+    return error.step or error.code
 
 
 def _discovered(op: Operation, turn: Turn) -> wire.Reply:

@@ -45,6 +45,8 @@ def forward(
     finally:
         if hangup is not None and not isinstance(reply and reply.chunks, through.Stream):
             hangup.over()
+    if hangup is not None and hangup.has_happened and reply.code != "ok":
+        return replace(reply, code="hung_up")  # what broke off was cut by us
     return reply
 
 

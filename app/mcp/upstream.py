@@ -34,6 +34,7 @@ _OURS = {
     "Accept-Encoding": "identity",
     "User-Agent": "mcp-gateway",
 }
+_OF_TLS = ("tls_failed", "client_certificate_refused")
 _SCOPE = re.compile(r'\bscope="([\x20\x21\x23-\x5b\x5d-\x7e]{1,1000})"')
 
 
@@ -223,6 +224,10 @@ class _Failing:
 
 
 def _told(error: UpstreamError, cause: BaseException) -> UpstreamError:
-    if egress.is_unsent(cause):
-        return UpstreamUnreachable()
-    return UpstreamTimeout() if isinstance(error, UpstreamTimeout) else UpstreamError()
+    if not egress.is_unsent(cause):
+        told = UpstreamTimeout() if isinstance(error, UpstreamTimeout) else UpstreamError()
+        told.step = error.code if error.code in _OF_TLS else None
+        return told
+    told = UpstreamUnreachable()
+    told.step = "connect_failed" if isinstance(error, UpstreamTimeout) else error.code
+    return told

@@ -25,7 +25,15 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from .. import schema
 from ..db import AWAY
-from ..errors import AppError, Busy, ConnectionNeeded, Invalid, SignInRequired, WireError
+from ..errors import (
+    AppError,
+    Busy,
+    ConnectionNeeded,
+    Invalid,
+    SignInRequired,
+    WireError,
+    for_person,
+)
 from . import where
 
 log = logging.getLogger(__name__)
@@ -110,11 +118,17 @@ def respond(error: AppError) -> AnyResponse:
         "%s: %s", error.code, error.__cause__ and type(error.__cause__).__name__, extra=_extra()
     )
     render = next(render for prefix, render in RENDERERS if request.path.startswith(prefix))
-    reply = render(error)
+    reply = render(for_person(error, is_admin=_is_admin()))
     if isinstance(error, Busy):
         reply.headers["Retry-After"] = str(error.retry_after)
     reply.headers["X-Request-Id"] = request_id()
     return reply
+
+def _is_admin() -> bool:
+    machine, here = g.get("api_caller"), g.get("signed_in")
+    caller = machine or (here and here.caller)
+    return bool(caller and caller.is_admin)
+
 
 
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
