@@ -38,8 +38,18 @@ SHOWN = {
         "SESSION_IDLE_MINUTES": "Minutes without use until a browser is signed out",
         "SESSION_MAX_HOURS": "Hours until it is in any case",
     },
+    "What one caller may take": {
+        "MAX_CALLS_PER_PERSON": "Calls open at once, of one person in one worker",
+        "MAX_CALLS_PER_WORKER": "Calls open at once, of all in one worker",
+        "MAX_STREAMS_PER_PERSON": "Streams that only listen, of one person in one worker",
+        "RATE_LIMIT_TOKEN": "Requests a minute with one API token",
+        "RATE_LIMIT_PERSON": "Requests a minute of one person",
+        "RATE_LIMIT_ADDRESS": "Requests a minute from one address",
+        "RATE_LIMIT_WRONG_TOKENS": "Wrong API tokens a minute from one address",
+    },
     "Other": {
         "MAX_BODY_BYTES": "Bytes of the largest request",
+        "DATABASE_CONNECTIONS": "Connections to PostgreSQL in each worker",
         "MIGRATE_AT_START": "The schema is brought up to date at the start",
         "LOG_LEVEL": "What the log holds",
     },
