@@ -15,6 +15,7 @@ from .db import db, utcnow
 from .errors import Conflict, Invalid, NotFound
 from .models import CatalogEntry, User
 from .oauth import keeping
+from .sessions import SignedIn
 
 ROLES = {"user": "User", "admin": "Admin"}
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,180}")
@@ -110,6 +111,23 @@ def sign_in(email: str, password: str, *, by: Actor, agent: str) -> str | None:
     me = acting(by, known.id, known.email)
     audit.record(me, "login", Subject("user", known.id, known.email))
     return sessions.start(known.id, address=by.address, agent=agent)
+
+
+def confirm(here: SignedIn, password: str, *, by: Actor) -> str | None:
+    """Who is signed in typed the password once more: what the cookie of their session holds now.
+
+    None if it is wrong. Raises Busy. Commits the count of the try.
+    """
+    email = here.caller.email
+    limits = throttle.sign_in(email, by.address)
+    pause_s = throttle.take(limits)
+    known = _known(email)
+    if not _is_them(known, password):
+        _record_failure(known, pause_s, by=by)
+        return None
+    throttle.give_back(limits)
+    audit.record(by, "login.confirmed", Subject("user", known.id, known.email))
+    return sessions.renew(here.id)
 
 
 def change_password(email: str, current: str, new: str, *, by: Actor, agent: str) -> str | None:

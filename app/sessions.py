@@ -49,6 +49,14 @@ def of(user_id: str) -> Sequence[BrowserSession]:
     return db.session.scalars(query).all()
 
 
+def renew(session_id: str) -> str | None:
+    """The password was typed: what the cookie holds from now on; None if it ended meanwhile."""
+    cookie, s = secrets.token_urlsafe(32), BrowserSession
+    fresh = sa.update(s).where(s.id == session_id, ~is_over())
+    fresh = fresh.values(token_hash=_hash(cookie), confirmed_at=utcnow())
+    return cookie if db.session.scalar(fresh.returning(s.id)) else None
+
+
 def end(user_id: str, *, session_id: str | None = None, keep: str | None = None) -> int:
     """End one session of this person, or all but `keep`; gives how many there were."""
     s = BrowserSession

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import ParamSpec, TypeVar
 
@@ -25,13 +26,14 @@ from werkzeug.wrappers import Response as AnyResponse
 from .. import api_tokens, people, sessions, setup
 from ..access import Caller
 from ..audit import Actor
-from ..db import utcnow
+from ..db import db, utcnow
 from ..errors import AppError, Forbidden, SignInRequired
 from . import pace, where
 from .errors import request_id
 
 P = ParamSpec("P")
 R = TypeVar("R")
+AnyReply = TypeVar("AnyReply", bound=AnyResponse)
 
 PUBLIC = re.compile(  # URL rules that anybody may ask for; every other one wants to know who it is
     r"/login|/setup"
@@ -142,32 +144,34 @@ def admin_only(view: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-def confirmed(view: Callable[P, R]) -> Callable[P, R]:
-    """For sensitive steps: who typed the password longer ago types it again (SEC-075)."""
-
-    @functools.wraps(view)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not is_confirmed():
-            raise SignInRequired("reauthentication_needed")
-        return view(*args, **kwargs)
-
-    return checked
-
-
 def is_confirmed() -> bool:
-    """Whether the password was typed lately. For forms that would lose much on the way."""
+    """Whether the password was typed lately, as sensitive steps want it (SEC-075)."""
     person()
     at: datetime = g.signed_in.confirmed_at
     return utcnow() - at <= CONFIRMED_FOR
 
 
-def let_in(reply: AnyResponse, cookie: str) -> AnyResponse:
+def confirm(password: str) -> bool:
+    """Whether it is theirs. Then this session is fresh, under a new id (SEC-066). Commits.
+
+    Its CSRF token stays: the page that asks may be drawn once more. Raises Busy.
+    """
+    here: sessions.SignedIn = g.signed_in
+    cookie = people.confirm(here, password, by=actor())
+    db.session.commit()
+    if cookie is None:
+        return False
+    g.signed_in = replace(here, confirmed_at=utcnow())
+    session["of"] = _tag(cookie)
+    after_this_request(functools.partial(_set_cookie, cookie=cookie))
+    return True
+
+
+def let_in(reply: AnyReply, cookie: str) -> AnyReply:
     """Make this browser a person's, with a session id and CSRF token of its own (SEC-066)."""
     session.clear()
     session["of"] = _tag(cookie)
-    secure = current_app.config["SESSION_COOKIE_SECURE"]
-    reply.set_cookie(_cookie_name(), cookie, secure=secure, httponly=True, samesite="Lax")
-    return reply
+    return _set_cookie(reply, cookie=cookie)
 
 
 def end_this_session() -> None:
@@ -182,6 +186,12 @@ def let_out(reply: AnyResponse) -> AnyResponse:
     secure = current_app.config["SESSION_COOKIE_SECURE"]
     reply.delete_cookie(_cookie_name(), secure=secure, httponly=True, samesite="Lax")
     reply.headers["Clear-Site-Data"] = '"cache", "storage"'
+    return reply
+
+
+def _set_cookie(reply: AnyReply, *, cookie: str) -> AnyReply:
+    secure = current_app.config["SESSION_COOKIE_SECURE"]
+    reply.set_cookie(_cookie_name(), cookie, secure=secure, httponly=True, samesite="Lax")
     return reply
 
 

@@ -49,17 +49,16 @@ def request_id() -> str:
 
 def as_html(error: AppError) -> AnyResponse:
     if isinstance(error, SignInRequired):
-        return _to_sign_in(error)
+        return _to_sign_in()
     if isinstance(error, ConnectionNeeded):
         error.facts["link"] = f"{current_app.config['PUBLIC_URL']}/connections/{error.gateway}"
     page = render_template("error.html", error=error, request_id=request_id())
     return make_response(page, error.status)
 
 
-def _to_sign_in(error: SignInRequired) -> AnyResponse:
+def _to_sign_in() -> AnyResponse:
     """And back again. 303 after a form: what it held is lost, so its page is asked for anew."""
-    again = "1" if error.code == "reauthentication_needed" else None
-    url = url_for("people.login", next=where.here(), again=again)
+    url = url_for("people.login", next=where.here())
     return redirect(url, 302 if request.method in ("GET", "HEAD") else 303)
 
 

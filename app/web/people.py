@@ -53,14 +53,13 @@ def first_run() -> ResponseReturnValue:
 
 @bp.route("/login", methods=["GET", "POST"])
 def login() -> ResponseReturnValue:
-    """`next`: where to go on to. `again`: who is signed in types the password once more."""
+    """`next`: where to go on to."""
     if not setup.is_done():
         return redirect("/setup")
     onward, now = where.own_path(request.args.get("next")), auth.someone()
-    again = bool(now and "again" in request.args)
-    if now and not again and request.method == "GET":
+    if now and request.method == "GET":
         return redirect(onward)
-    form = LoginForm(email=now.email if now else None)
+    form = LoginForm()
     if form.validate_on_submit():
         email, password = form.email.data or "", form.password.data or ""
         agent = request.user_agent.string
@@ -71,7 +70,7 @@ def login() -> ResponseReturnValue:
         if cookie:
             return auth.let_in(redirect(onward, 303), cookie)
         form.password.errors = ["Email or password is wrong. Type both again."]
-    page = render_template("login.html", form=form, again=again, onward=onward)
+    page = render_template("login.html", form=form, onward=onward)
     return page, 422 if form.errors else 200
 
 

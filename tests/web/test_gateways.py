@@ -21,7 +21,7 @@ from app.models import (
     OAuthConfig,
 )
 from app.secretbox import box, cell
-from tests.conftest import rows
+from tests.conftest import PASSWORD, rows
 from tests.web.registry import (
     BASIC,
     CANARY,
@@ -352,11 +352,18 @@ def test_sec_075_a_secret_is_taken_only_from_who_signed_in_lately(app, admin):
             sa.update(BrowserSession).values(confirmed_at=utcnow() - timedelta(minutes=11))
         )
         db.session.commit()
-    assert "sign in again" in admin.get(url).text
-    page = send(admin, url, client_secret="typed", description="kept")
-    assert errors(page)["client_secret"].startswith("You signed in a while ago.")
-    assert drawn(page)["description"] == "kept" and opened(app) == f"{CANARY}-code"
+    assert "You signed in a while ago" in admin.get(url).text
+    for typed in ("", "not it"):
+        page = send(admin, url, client_secret="typed", description="kept", own_password=typed)
+        found = errors(page)
+        assert found["own_password"] in ("Enter your own password.", "This is not your password.")
+        assert found["client_secret"] == "Enter the secret again."
+        assert drawn(page)["description"] == "kept" and opened(app) == f"{CANARY}-code"
+        assert "not it" not in page.text
     assert send(admin, url, description="no secret").status_code == 303
+    typed = {"client_secret": "typed", "own_password": PASSWORD}
+    assert send(admin, url, **typed).status_code == 303
+    assert opened(app) == "typed" and "You signed in a while ago" not in admin.get(url).text
 
 
 # -- faults ----------------------------------------------------------------------------------------

@@ -112,17 +112,15 @@ def test_an_admin_may_leave_when_another_can_sign_in(app, admin, alice, alices):
     assert admin.get("/admin/users").status_code == 302
 
 
-def test_sec_075_a_change_wants_the_password_typed_lately(app, admin, alice, alices):
-    with app.app_context():
-        then = utcnow() - datetime.timedelta(minutes=11)
-        db.session.execute(sa.update(BrowserSession).values(confirmed_at=then))
-        db.session.commit()
-    reply = admin.submit(f"{alices}/disable", at=alices)
-    assert (reply.status_code, reply.headers["Location"]) == (
-        303,
-        f"/login?next={alices}&again=1",
-    )
-    assert not any(user.is_disabled for user in rows(app, User))
+def test_sec_067_an_admin_signs_a_person_out_everywhere(app, admin, alice, alices):
+    other = Browser(app).login("alice@example.com")
+    assert "Signed in on</dt><dd>2 browsers" in admin.get(alices).text
+    assert admin.submit(f"{alices}/sessions/end", at=alices).status_code == 303
+    assert "Signed out of 2 browsers" in admin.get(alices).text
+    assert alice.get("/me").status_code == other.get("/me").status_code == 302
+    [event] = [event for event in rows(app, AuditEvent) if event.action == "session.ended"]
+    assert event.actor_label == "admin@example.com" and event.details == {"count": 2}
+    assert admin.get("/me").status_code == 200
 
 
 def test_sec_113_changes_are_recorded_with_who_made_them(app, admin, alice, alices):

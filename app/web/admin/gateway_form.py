@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from flask_wtf import FlaskForm
 from wtforms import (
     BooleanField,
     Field,
@@ -28,6 +27,7 @@ from ... import specs, strict_json
 from ...errors import Invalid
 from ...oauth import sharing
 from ...specs import SET, GatewaySpec
+from ..forms import Asking
 from . import gateway_fields as fields
 
 SECRET_OF = {  # the authentication type -> the field of its secret
@@ -42,7 +42,7 @@ _DRAWN_AT |= {"token_management": "keep_people", "record": "name"}
 Patch = dict[str, Any]
 
 
-class GatewayForm(FlaskForm):
+class GatewayForm(Asking):
     """`record` is that of the gateway, {} for a new one; `notices` what was changed on the way."""
 
     name = StringField("Name")

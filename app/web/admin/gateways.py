@@ -12,12 +12,14 @@ from flask_wtf import FlaskForm
 
 from ... import aftermath, certificates, gateways, overview
 from ...db import db
-from ...errors import AppError, Invalid, texts
+from ...errors import AppError, Conflict, Invalid, texts
 from ...models import Gateway
 from ...oauth.registration import callback_uri
 from ...overview import Row
 from ...specs import GatewaySpec
-from ..auth import actor, admin_only, is_confirmed, person
+from ..auth import actor, admin_only, person
+from ..forms import Sensitive
+from ..pages import Page
 from ..words import many
 from .gateway_fields import AUTH_TYPES, TRANSPORTS
 from .gateway_form import GatewayForm
@@ -31,33 +33,6 @@ STATUS = {  # badge, word
     "ready": ("ok", "Ready"),
     "off": ("off", "Off"),
 }
-STATES = {  # of a connection, as an admin reads them
-    "pending": ("draft", "Sign-in not finished"),
-    "active": ("ok", "Connected"),
-    "refreshing": ("ok", "Connected"),
-    "failing": ("bad", "Not working"),
-    "needs_reauth": ("warn", "Reconnect needed"),
-    "revoked": ("draft", "Disconnected"),
-    "orphaned": ("warn", "Set-up changed, connect again"),
-}
-CONFIRM = "You signed in a while ago. Sign in again in another tab, then enter the secret again."
-
-
-class Plain(FlaskForm):
-    """A button that says yes."""
-
-
-class Page(Generic[T]):
-    """25 of many; a number out of range is the nearest page there is."""
-
-    SIZE = 25
-
-    def __init__(self, all_rows: Sequence[T], asked: str | None) -> None:
-        self.total = len(all_rows)
-        self.last = max(1, -(-self.total // self.SIZE))
-        number = int(asked) if asked and asked.isascii() and asked.isdigit() else 1
-        self.number = min(max(number, 1), self.last)
-        self.rows = all_rows[(self.number - 1) * self.SIZE : self.number * self.SIZE]
 
 
 @bp.get("")
@@ -102,7 +77,7 @@ def edit(slug: str) -> ResponseReturnValue:
     if form.validate_on_submit():
         with form.problems():
             spec = form.spec()
-            _refuse_old_sessions(form)
+            _refuse_old_sessions(form, gateway)
             _refuse_surprises(gateway, spec, may_sign_out=form.sign_out.data)
             signed_out = gateways.update(gateway, spec, by=actor())
             db.session.commit()
@@ -165,7 +140,7 @@ def on(slug: str) -> ResponseReturnValue:
 @admin_only
 def delete(slug: str) -> ResponseReturnValue:
     """GET says what goes; POST does it."""
-    gateway, form = gateways.find(slug), Plain()
+    gateway, form = gateways.find(slug), Sensitive()
     if form.validate_on_submit():
         name = gateway.name
         gateways.delete(gateway, by=actor())
@@ -173,7 +148,8 @@ def delete(slug: str) -> ResponseReturnValue:
         flash(f"{name} was deleted.", "success")
         return redirect(url_for(".index"), 303)
     going = aftermath.goes(gateway)
-    return render_template("admin/gateways/delete.html", gateway=gateway, form=form, goes=going)
+    page = render_template("admin/gateways/delete.html", gateway=gateway, form=form, goes=going)
+    return page, 422 if form.errors else 200
 
 
 def _failure(row: Row) -> AppError | None:
@@ -198,14 +174,17 @@ def _form_page(form: GatewayForm, gateway: Gateway | None = None) -> str:
         gateway=gateway,
         redirect=form.record.get("oauth_config", {}).get("redirect_uri", form.shared),
         connected=aftermath.living(gateway) if gateway else 0,
-        is_confirmed=is_confirmed(),
     )
 
 
-def _refuse_old_sessions(form: GatewayForm) -> None:
+def _refuse_old_sessions(form: GatewayForm, gateway: Gateway | None = None) -> None:
     """A secret is only taken from who typed the password lately (SEC-075)."""
-    if form.typed_secrets and not is_confirmed():
-        raise Invalid(dict.fromkeys(form.typed_secrets, CONFIRM))
+    seen = gateway and gateway.updated_at
+    refusal = form.refusal() if form.typed_secrets else None
+    if refusal:
+        raise Invalid({"own_password": refusal})
+    if gateway and gateway.updated_at != seen:  # looking at the password commits
+        raise Conflict
 
 
 def _refuse_surprises(gateway: Gateway, spec: GatewaySpec, *, may_sign_out: bool) -> None:

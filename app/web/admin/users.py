@@ -8,15 +8,17 @@ from flask_wtf import FlaskForm
 from wtforms import EmailField, PasswordField, RadioField
 from wtforms.validators import InputRequired
 
-from ... import api_tokens, people, sessions
+from ... import api_tokens, audit, people, sessions
+from ...audit import Subject
 from ...db import db
-from ..auth import actor, admin_only, confirmed, person
-from ..forms import beside
+from ..auth import actor, admin_only, person
+from ..forms import Sensitive, beside, confirmed
+from ..words import many
 
 bp = Blueprint("users", __name__, url_prefix="/admin/users")
 
 
-class NewForm(FlaskForm):
+class NewForm(Sensitive):
     email = EmailField("Email", [InputRequired("Enter their email.")])
     role = RadioField("Role", choices=people.ROLES, default="user")
     password = PasswordField("First password", [InputRequired("Enter a password for them.")])
@@ -26,7 +28,7 @@ class RoleForm(FlaskForm):
     role = RadioField("Role", choices=people.ROLES)
 
 
-class PasswordForm(FlaskForm):
+class PasswordForm(Sensitive):
     password = PasswordField("New password", [InputRequired("Enter a new password.")])
 
 
@@ -38,7 +40,6 @@ def index() -> ResponseReturnValue:
 
 @bp.route("/new", methods=["GET", "POST"])
 @admin_only
-@confirmed
 def create() -> ResponseReturnValue:
     form = NewForm()
     if form.validate_on_submit():
@@ -98,9 +99,20 @@ def enable(user_id: str) -> ResponseReturnValue:
     return redirect(url_for(".show", user_id=user_id), 303)
 
 
+@bp.post("/<user_id>/sessions/end")
+@admin_only
+def sign_out(user_id: str) -> ResponseReturnValue:
+    """All their browsers. It takes access away and gives none, so no password is asked for."""
+    user = people.find(user_id)
+    ended = sessions.end(user_id)
+    audit.record(actor(), "session.ended", Subject("user", user.id, user.email), count=ended)
+    db.session.commit()
+    flash(f"Signed out of {many(ended, 'browser')}.", "success")
+    return redirect(url_for(".show", user_id=user_id), 303)
+
+
 @bp.route("/<user_id>/password", methods=["GET", "POST"])
 @admin_only
-@confirmed
 def set_password(user_id: str) -> ResponseReturnValue:
     user, form = people.find(user_id), PasswordForm()
     if form.validate_on_submit():
@@ -115,9 +127,8 @@ def set_password(user_id: str) -> ResponseReturnValue:
 
 @bp.route("/<user_id>/delete", methods=["GET", "POST"])
 @admin_only
-@confirmed
 def delete(user_id: str) -> ResponseReturnValue:
-    user, form = people.find(user_id), FlaskForm()
+    user, form = people.find(user_id), Sensitive()
     if form.validate_on_submit():
         email = user.email
         people.delete(user_id, by=actor())
@@ -125,4 +136,5 @@ def delete(user_id: str) -> ResponseReturnValue:
         flash(f"{email} was deleted.", "success")
         return redirect(url_for(".index"), 303)
     tokens = len(api_tokens.of(user_id))
-    return render_template("admin/users/delete.html", form=form, user=user, tokens=tokens)
+    page = render_template("admin/users/delete.html", form=form, user=user, tokens=tokens)
+    return page, 422 if form.errors else 200

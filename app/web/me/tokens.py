@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 
 from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from flask_wtf import FlaskForm
 from wtforms import HiddenField, RadioField, SelectField, StringField
 from wtforms.validators import InputRequired
 
@@ -16,8 +15,8 @@ from ... import access, api_tokens, limits
 from ...db import db, utcnow
 from ...errors import Conflict
 from ...models import ApiToken, Gateway
-from ..auth import actor, confirmed, person
-from ..forms import Ticks, beside
+from ..auth import actor, person
+from ..forms import Sensitive, Ticks, beside
 from . import snippets
 
 bp = Blueprint("tokens", __name__, url_prefix="/tokens")
@@ -27,7 +26,7 @@ NEW_AN_HOUR = 60  # tokens one person can make, and forms sent for it
 DOES = {"mcp": "Call tools", "api:read": "Read the API", "api:write": "Change by the API"}
 
 
-class TokenForm(FlaskForm):
+class TokenForm(Sensitive):
     name = StringField("Name", [InputRequired("Give it a name.")])
     ends = SelectField("Ends", choices=ENDS, default="90")
     scopes = Ticks("What it may do", choices=DOES, default=["mcp"])
@@ -54,7 +53,6 @@ def index() -> ResponseReturnValue:
 
 
 @bp.route("/new", methods=["GET", "POST"])
-@confirmed
 def create() -> ResponseReturnValue:
     """The answer to the POST is the one page that shows the token: 200, kept by nobody."""
     form = TokenForm()
