@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from flask_wtf import FlaskForm
 
 from ... import aftermath, certificates, gateways, overview
 from ...db import db
@@ -19,7 +18,6 @@ from ...overview import Row
 from ...specs import GatewaySpec
 from ..auth import actor, admin_only, person
 from ..forms import Sensitive
-from ..pages import Page
 from ..words import many
 from .gateway_fields import AUTH_TYPES, TRANSPORTS
 from .gateway_form import GatewayForm
@@ -33,6 +31,28 @@ STATUS = {  # badge, word
     "ready": ("ok", "Ready"),
     "off": ("off", "Off"),
 }
+STATES = {  # of a connection, as an admin reads them
+    "pending": ("draft", "Sign-in not finished"),
+    "active": ("ok", "Connected"),
+    "refreshing": ("ok", "Connected"),
+    "failing": ("bad", "Not working"),
+    "needs_reauth": ("warn", "Reconnect needed"),
+    "revoked": ("draft", "Disconnected"),
+    "orphaned": ("warn", "Set-up changed, connect again"),
+}
+
+
+class Page(Generic[T]):
+    """25 of many; a number out of range is the nearest page there is."""
+
+    SIZE = 25
+
+    def __init__(self, all_rows: Sequence[T], asked: str | None) -> None:
+        self.total = len(all_rows)
+        self.last = max(1, -(-self.total // self.SIZE))
+        number = int(asked) if asked and asked.isascii() and asked.isdigit() else 1
+        self.number = min(max(number, 1), self.last)
+        self.rows = all_rows[(self.number - 1) * self.SIZE : self.number * self.SIZE]
 
 
 @bp.get("")
