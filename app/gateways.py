@@ -108,10 +108,6 @@ def signed_out_by(gateway: Gateway, spec: GatewaySpec) -> int:
     return aftermath.living(gateway) if _edit(gateway, spec).signs_out else 0
 
 
-def switch(gateway: Gateway, on: bool, *, by: Actor) -> None:
-    """An off gateway is to everyone as if it were not there; connections stay for its return."""
-    if gateway.is_enabled != on:
-        gateway.is_enabled, gateway.updated_at = on, utcnow()
 def warnings(gateway: Gateway) -> list[str]:
     """What keeps people from signing in though all of it is valid. Of what is committed."""
     config = gateway.oauth_config
@@ -125,6 +121,10 @@ def warnings(gateway: Gateway) -> list[str]:
     ]
 
 
+def switch(gateway: Gateway, on: bool, *, by: Actor) -> None:
+    """An off gateway is to everyone as if it were not there; connections stay for its return."""
+    if gateway.is_enabled != on:
+        gateway.is_enabled, gateway.updated_at = on, utcnow()
         _record(by, "gateway.switched_on" if on else "gateway.switched_off", gateway)
 
 
@@ -212,6 +212,8 @@ def _redirect_problem(spec: GatewaySpec, slug: str) -> dict[str, str]:
 def _write(gateway: Gateway, spec: GatewaySpec) -> None:
     gateway.credentials_sealed = _credentials(gateway, spec)  # first: it reads the old header names
     gateway.name, gateway.description = spec.name, spec.description
+    if gateway.url not in (None, spec.url):  # how the server before it fared says nothing
+        gateway.worked_ms = gateway.failed_ms = gateway.failed_code = None
     gateway.url, gateway.transport = spec.url, spec.transport
     gateway.auth_type = spec.auth_type
     gateway.username = spec.basic.username if spec.basic else None
@@ -264,12 +266,6 @@ def _write_config(gateway: Gateway, spec: OAuthConfigSpec) -> None:
         spec.issuer,
         spec.token_url,
     )
-    config.updated_at = utcnow()
-    config.registration = _registration(config, spec, redirect)
-
-
-def _registration(config: OAuthConfig, spec: OAuthConfigSpec, redirect: str) -> ClientRegistration:
-    """The client typed by hand. It belongs to this config, and to the issuer it was typed for."""
     trusted, config.trusts_shared_callback = (
         config.trusts_shared_callback,
         spec.trusts_shared_callback,
@@ -278,6 +274,12 @@ def _registration(config: OAuthConfig, spec: OAuthConfigSpec, redirect: str) -> 
         config.callback_since_ms = db_now_ms()
         if trusted:
             config.trusts_shared_callback = False  # that was meant for the one before
+    config.updated_at = utcnow()
+    config.registration = _registration(config, spec, redirect)
+
+
+def _registration(config: OAuthConfig, spec: OAuthConfigSpec, redirect: str) -> ClientRegistration:
+    """The client typed by hand. It belongs to this config, and to the issuer it was typed for."""
     client_id = spec.client_id or ""
     held = config.registration or ClientRegistration(
         kind="manual", oauth_config_id=config.id, generation=1, client_id=client_id

@@ -280,6 +280,7 @@ class OAuthConfigSpec(Spec):
     client_private_key: PrivateKey = Needed
     client_secret: Secret = Needed
     redirect_uri: Short | None = None  # one of ours, which gateways.py knows
+    trusts_shared_callback: bool = False  # kept in a column of its own (SEC-008)
     scopes: Scopes = None
     scope_separator: Literal[" ", ","] = " "
     scope_param: Literal["scope", "user_scope"] = "scope"
@@ -287,7 +288,6 @@ class OAuthConfigSpec(Spec):
     audience: Short | None = None
     resource: Annotated[str, Field(max_length=1024), CLEAN] = "auto"
     assertion_audience: Short = "issuer"
-    trusts_shared_callback: bool = False  # kept in a column of its own (SEC-008)
     assertion_alg: Literal["ES256", "RS256", "PS256"] = "ES256"
     client_id_in_body: bool = False
     extra_authorize_params: Extra = {}

@@ -123,11 +123,11 @@ def respond(error: AppError) -> AnyResponse:
     reply.headers["X-Request-Id"] = request_id()
     return reply
 
+
 def _is_admin() -> bool:
     machine, here = g.get("api_caller"), g.get("signed_in")
     caller = machine or (here and here.caller)
     return bool(caller and caller.is_admin)
-
 
 
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}

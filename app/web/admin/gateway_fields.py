@@ -88,8 +88,8 @@ def _shown_oauth(config: Mapping[str, Any], shared: str) -> dict[str, str | bool
     shown |= {
         "scopes": " ".join(config["scopes"] or ()),
         "own_redirect": config["redirect_uri"] != shared,
-        keeps: management["store_tokens"],
         "trusts_shared_callback": config["trusts_shared_callback"],
+        keeps: management["store_tokens"],
         "refresh_threshold_seconds": _text(management["refresh_threshold_seconds"]),
         "more": json.dumps(rare, indent=2, ensure_ascii=False) if rare else "",
     }

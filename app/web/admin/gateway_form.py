@@ -85,11 +85,11 @@ class GatewayForm(Asking):
     resource = StringField("Resource")
     pkce = SelectField("PKCE", choices=fields.choices(fields.PKCE), validate_choice=False)
     own_redirect = BooleanField("Use a redirect URI for this gateway alone")
+    trusts_shared_callback = BooleanField("I trust both providers")
     extra_authorize_params = Area("More parameters for the authorization URL")
     extra_token_params = Area("More parameters for the token URL")
     more = Area("Further settings, as JSON")
     sign_out = BooleanField("Sign people out, where my changes need it")
-    trusts_shared_callback = BooleanField("I trust both providers")
     as_of = HiddenField()  # what was there when the form was drawn
 
     def __init__(self, record: Mapping[str, Any], shared: str) -> None:
@@ -222,23 +222,6 @@ class GatewayForm(Asking):
         patch["token_management"] = self._management(is_code)
         return patch
 
-    def _removes_secret(self) -> bool:
-        return bool(self.remove_client_secret.data and not self.client_secret.data)
-
-    def _stored(self, name: str, otherwise: Any) -> Any:
-        return self.record.get("oauth_config", {}).get(name) or otherwise
-
-    def _more(self, wrong: dict[str, str]) -> Patch:
-        """Rare settings: what is not named goes back to its default."""
-        try:
-            given = strict_json.loads((self.more.data or "{}").encode()) if self.more.data else {}
-        except strict_json.BadJSON as error:
-            wrong["more"] = str(error)
-            return {}
-        if not isinstance(given, dict) or not set(given) <= {*fields.RARE}:
-            names = ", ".join(fields.RARE)
-            wrong["more"] = f"Write an object with some of these names: {names}."
-            return {}
     def _redirect(self) -> Patch:
         """A new one that would share its path with a stranger gets one of its own (SEC-008)."""
         slug = self.record.get("slug") or self.slug.data or specs.slug_of(self.name.data or "")
@@ -259,6 +242,23 @@ class GatewayForm(Asking):
             patch["redirect_uri"] = f"{self.shared}/{slug}" if own else None
         return patch
 
+    def _removes_secret(self) -> bool:
+        return bool(self.remove_client_secret.data and not self.client_secret.data)
+
+    def _stored(self, name: str, otherwise: Any) -> Any:
+        return self.record.get("oauth_config", {}).get(name) or otherwise
+
+    def _more(self, wrong: dict[str, str]) -> Patch:
+        """Rare settings: what is not named goes back to its default."""
+        try:
+            given = strict_json.loads((self.more.data or "{}").encode()) if self.more.data else {}
+        except strict_json.BadJSON as error:
+            wrong["more"] = str(error)
+            return {}
+        if not isinstance(given, dict) or not set(given) <= {*fields.RARE}:
+            names = ", ".join(fields.RARE)
+            wrong["more"] = f"Write an object with some of these names: {names}."
+            return {}
         return {
             name: fields.replacing(self._stored(name, None), given.get(name))
             for name in fields.RARE
