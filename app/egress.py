@@ -485,29 +485,14 @@ def upstream_errors(url: str) -> Iterator[None]:
 def _ours(error: Exception, host: str) -> UpstreamError:
     """By what lies at the bottom: requests wraps urllib3, which wraps the socket's own error."""
     chain = list(_causes(error))
-    if any(isinstance(cause, NameResolutionError) for cause in chain):
-        return UpstreamUnreachable("dns_failed", host=host)
-    if any(_is_refusal(cause) for cause in chain):
-        return UpstreamUnreachable("client_certificate_refused", host=host)
-    if any(_is_untrusted(cause) for cause in chain):
-        return UpstreamUnreachable("tls_failed", host=host)
-    # Before the time-outs: urllib3's NewConnectionError is one of its TimeoutErrors.
-    if any(type(cause) is NewConnectionError for cause in chain):
-        return UpstreamUnreachable("connect_failed", host=host)
+    for code, is_so in _STEPS.items():
+        if any(is_so(cause) for cause in chain):
+            return UpstreamUnreachable(code, host=host)
     if any(isinstance(cause, Urllib3Timeout | requests.Timeout | TimeoutError) for cause in chain):
         return UpstreamTimeout("timeout", host=host)
     if isinstance(error, requests.TooManyRedirects):
         return UpstreamError("redirected", host=host)
     return UpstreamUnreachable("connect_failed", host=host)
-
-
-def is_unsent(error: BaseException) -> bool:
-    """Whether no byte of the request can have left: no connection was made for it."""
-    unsent = (
-        *(NameResolutionError, NewConnectionError, ConnectTimeoutError, Blocked),
-        HandshakeFailed,
-    )
-    return any(isinstance(cause, unsent) for cause in _causes(error))
 
 
 def _is_untrusted(error: BaseException) -> bool:
@@ -520,6 +505,24 @@ def _is_refusal(error: BaseException) -> bool:
     """The other side ended TLS over our certificate, or the lack of one."""
     reason = str(getattr(error, "reason", "")) if isinstance(error, ssl.SSLError) else ""
     return _REFUSALS.search(reason) is not None
+
+
+_STEPS: dict[str, Callable[[BaseException], bool]] = {
+    "dns_failed": lambda cause: isinstance(cause, NameResolutionError),
+    "client_certificate_refused": _is_refusal,
+    "tls_failed": _is_untrusted,
+    # Before the time-outs: urllib3's NewConnectionError is one of its TimeoutErrors.
+    "connect_failed": lambda cause: type(cause) is NewConnectionError,
+}
+
+
+def is_unsent(error: BaseException) -> bool:
+    """Whether no byte of the request can have left: no connection was made for it."""
+    unsent = (
+        *(NameResolutionError, NewConnectionError, ConnectTimeoutError, Blocked),
+        HandshakeFailed,
+    )
+    return any(isinstance(cause, unsent) for cause in _causes(error))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -77,10 +77,10 @@ def failed(turn: Turn, error: AppError) -> wire.Reply:
 
 def failure(turn: Turn, error: AppError) -> bytes:
     call, slug, error = turn.call, turn.gateway.slug, _as_told(turn, error)
-    step = error.step if turn.caller.is_admin else None
-    return jsonrpc.failure(
-        *(error, call.id), gateway=slug, state=turn.state, request_id=call.request_id, step=step
-    )
+    known = {"gateway": slug, "state": turn.state, "request_id": call.request_id}
+    if error.step is not None and turn.caller.is_admin:
+        known["step"] = error.step
+    return jsonrpc.failure(error, call.id, **known)
 
 
 def _as_told(turn: Turn, error: AppError) -> AppError:

@@ -14,6 +14,7 @@ FAILED = -32603
 HEADER_MISMATCH, MISSING_CAPABILITY, WRONG_VERSION = -32020, -32021, -32022
 ASK_FOR_URL = -32042
 
+_FACTS = ("retry_after", "scope")  # of an error, beside its texts
 Id = int | str
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -104,27 +105,15 @@ def error(call_id: Id | None, number: int, message: str, data: Any = None) -> by
     return dumps({"jsonrpc": "2.0", "id": call_id, "error": said})
 
 
-def failure(
-    problem: AppError,
-    call_id: Id | None,
-    *,
-    gateway: str,
-    state: str | None,
-    request_id: str,
-    step: str | None = None,
-) -> bytes:
-    """One failed call: what programs count by is in `error.data`. `step`: for admins alone."""
-    data: dict[str, Any] = {"code": problem.code, "gateway": gateway, "state": state}
+def failure(problem: AppError, call_id: Id | None, **known: str | None) -> bytes:
+    """One failed call: what programs count by is in `error.data`.
+
+    `known`: gateway, state and request_id; step for admins alone (errors.for_person).
+    """
+    data: dict[str, Any] = {"code": problem.code, "gateway": None, "state": None, **known}
     if isinstance(problem, ConnectionNeeded):
         data |= {"state": problem.state, "reason": problem.reason}
     data["action"] = problem.action
-    if step is not None:
-        data["step"] = step
-    if "retry_after" in problem.facts:
-        data["retry_after"] = problem.facts["retry_after"]
-    if "scope" in problem.facts:
-        data["scope"] = problem.facts["scope"]
-    if problem.said:
-        data["said"] = problem.said
-    data["request_id"] = request_id
-    return error(call_id, FAILED, f"{problem.message}. {problem.action}", data)
+    facts = {name: problem.facts[name] for name in _FACTS if name in problem.facts}
+    said = {"said": problem.said} if problem.said else {}
+    return error(call_id, FAILED, f"{problem.message}. {problem.action}", data | facts | said)

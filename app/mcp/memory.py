@@ -97,7 +97,9 @@ class Memory:
 
 def memory() -> Memory:
     """This app's."""
-    held: Memory = current_app.extensions.setdefault("mcp_memory", Memory())
+    held: Memory | None = current_app.extensions.get("mcp_memory")
+    if held is None:  # of two at once the first wins
+        held = current_app.extensions.setdefault("mcp_memory", Memory())
     return held
 
 

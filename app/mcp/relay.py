@@ -19,7 +19,6 @@ from ..oauth.replies import TokenSet
 from ..slots import slots
 from . import catalog, client, consent, jsonrpc, onward, opening, stand_in, through, wire
 from .catalog import Tool
-from .consent import digest_of as _digest_of
 from .handles import Session, open_session
 from .hangup import Hangup
 from .operation import Operation
@@ -172,12 +171,6 @@ def tool_request(name: str, arguments: Mapping[str, Any]) -> bytes:
     """A call of ours, to be parked."""
     params = {"name": name, "arguments": dict(arguments)}
     return jsonrpc.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
-
-
-def digest_of(request: bytes) -> str:
-    """Which call this is: the same for every repetition of it."""
-    message = json.loads(request)
-    return _digest_of(str(message.get("method")), message.get("params") or {})
 
 
 def result_of(raw: bytes) -> ToolResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import uuid
 from typing import Any
@@ -34,6 +33,7 @@ from ..errors import (
     WireError,
     for_person,
 )
+from ..mcp import jsonrpc
 from . import where
 
 log = logging.getLogger(__name__)
@@ -72,14 +72,17 @@ def as_json(error: AppError) -> Response:
 def as_mcp(error: AppError) -> Response:
     """A failed call is a JSON-RPC error under HTTP 200: clients drop the connection on a 5xx."""
     if isinstance(error, WireError):
-        return _rpc(error.number, error.message, error.data, error.call_id, status=error.http)
+        said = jsonrpc.error(error.call_id, error.number, error.message, error.data)
+        return _rpc(said, error.http)
     if not error.rpc or _is_for_nobody(error):
         return as_json(error)
     is_ours = isinstance(error, Busy) and error.code != "database_away"
-    sentence, status = f"{error.message}. {error.action}", 200
+    status = 200
     if is_ours and (g.is_modern or request.method != "POST"):
         status = error.status  # a limit of ours; a client of before would drop all it does
-    return _rpc(-32603, sentence, _facts(error), g.get("call_id"), status=status)
+    gateway = error.facts.get("gateway")
+    known = {"gateway": None if gateway is None else str(gateway), "request_id": request_id()}
+    return _rpc(jsonrpc.failure(error, g.get("call_id"), **known), status)
 
 
 def _is_for_nobody(error: AppError) -> bool:
@@ -168,10 +171,8 @@ def register(app: Flask) -> None:
         app.register_error_handler(kind, from_database)
 
 
-def _rpc(number: int, message: str, data: Any, call_id: Any, *, status: int) -> Response:
-    error = {"code": number, "message": message} | ({"data": data} if data is not None else {})
-    text = json.dumps({"jsonrpc": "2.0", "id": call_id, "error": error})
-    return Response(text, status, content_type="application/json")
+def _rpc(said: bytes, status: int) -> Response:
+    return Response(said, status, content_type="application/json")
 
 
 def _facts(error: AppError) -> dict[str, Any]:

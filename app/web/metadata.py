@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from flask import Blueprint, Response, abort, current_app, jsonify
+from flask import Blueprint, Response, abort, jsonify
+
+from .. import gateways
 
 bp = Blueprint("metadata", __name__, url_prefix="/.well-known")
 
@@ -20,7 +22,7 @@ def protected_resource(slug: str) -> Response:
     if not _SLUG.fullmatch(slug):
         abort(404)
     return jsonify(
-        resource=f"{current_app.config['PUBLIC_URL']}/mcp/{slug}",
+        resource=gateways.mcp_url(slug),
         scopes_supported=["mcp"],
         bearer_methods_supported=["header"],
         resource_name=slug,

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from app import access
 from app.db import db
-from app.mcp import relay
+from app.mcp import consent, relay
 from app.models import AuditEvent, Connection, Gateway, ParkedCall, User
 from app.oauth import parked
 from tests.conftest import rows
@@ -18,6 +18,7 @@ from tests.upstream import Upstream, upstream
 
 __all__ = ["upstream"]
 CALL = relay.tool_request("echo", {"text": "canary-argument"})
+DIGEST = consent.digest_of("tools/call", json.loads(CALL)["params"])
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ def ask(app, email: str = "alice@example.com", request: bytes | None = CALL) -> 
         db.session.rollback()
         caller = access.Caller(user_id, email, is_admin=False)
         gateway = access.usable(caller, "acme")
-        waits = parked.park(caller, gateway, digest=relay.digest_of(CALL), request=request)
+        waits = parked.park(caller, gateway, digest=DIGEST, request=request)
         return waits.id, parked.link(caller, gateway, waits.id).partition("ask=")[2]
 
 
@@ -64,7 +65,7 @@ def test_the_ai_clients_own_try_gets_the_result_instead_of_a_second_run(app, ali
         user_id = db.session.scalar(sa.select(User.id))
         db.session.rollback()
         caller = access.Caller(user_id, "", is_admin=False)
-        gateway, digest = access.usable(caller, "acme"), relay.digest_of(CALL)
+        gateway, digest = access.usable(caller, "acme"), DIGEST
         given = [parked.hand_over(caller, gateway, digest) for _ in range(2)]
     assert json.loads(given[0])["result"]["content"] and given[1] is None
     assert len(upstream.asked("tools/call")) == 1

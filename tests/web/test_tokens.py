@@ -153,7 +153,8 @@ def test_names_are_text(app, alice):
 # -- set-up of clients ----------------------------------------------------------------------------
 
 TOKEN = "mcpg_" + "x" * 43
-CLIENTS = {c.name: c for c in snippets.clients("https://gw.test", ["jira", "wiki"], TOKEN)}
+URLS = {slug: f"https://gw.test/mcp/{slug}" for slug in ("jira", "wiki")}
+CLIENTS = {c.name: c for c in snippets.clients(URLS, TOKEN)}
 
 
 def file_of(name):

@@ -67,8 +67,8 @@ def draw(record: Mapping[str, Any], shared: str) -> dict[str, str | bool]:
     """How the form draws what is there. A field that is not in it has nothing stored."""
     if not record:
         return {}
-    names = ("name", "slug", "description", "url", "transport", "timeout_s", "auth_type")
-    names = (*names, "ca_pem", "client_cert_pem")
+    names = [*("name", "slug", "description", "url", "transport", "timeout_s", "auth_type")]
+    names += ["ca_pem", "client_cert_pem"]
     shown: dict[str, str | bool] = {name: _text(record[name]) for name in names}
     if "basic" in record:
         shown["username"] = record["basic"]["username"]

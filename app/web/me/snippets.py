@@ -7,7 +7,7 @@ Cursor takes it from the environment, so those two files can be committed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,8 @@ class Client:
     parts: tuple[Part, ...]
 
 
-def clients(public_url: str, slugs: Sequence[str], token: str = PLACEHOLDER) -> list[Client]:
-    """For each client, every gateway in one go. `slugs` must not be empty."""
-    urls = {slug: f"{public_url}/mcp/{slug}" for slug in slugs}
+def clients(urls: Mapping[str, str], token: str = PLACEHOLDER) -> list[Client]:
+    """For each client, every gateway in one go: its slug and its address. At least one."""
     return [
         Client("Claude Code", (_claude_code(urls, token),)),
         Client("VS Code", _vs_code(urls, token)),

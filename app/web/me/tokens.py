@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 from wtforms import HiddenField, RadioField, SelectField, StringField
 from wtforms.validators import InputRequired
 
-from ... import access, api_tokens, limits
+from ... import access, api_tokens, gateways, limits
 from ...db import db, utcnow
 from ...errors import Conflict
 from ...models import ApiToken, Gateway
@@ -101,7 +101,8 @@ def revoke(token_id: str) -> ResponseReturnValue:
 def _setup_page(template: str, token: ApiToken, shown: str) -> str:
     usable = _gateways(token)
     slugs = [gateway.slug for gateway in usable]
-    clients = snippets.clients(current_app.config["PUBLIC_URL"], slugs or ["GATEWAY"], shown)
+    urls = {slug: gateways.mcp_url(slug) for slug in slugs or ["GATEWAY"]}
+    clients = snippets.clients(urls, shown)
     return render_template(template, token=token, shown=shown, clients=clients, gateways=usable)
 
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flask import Blueprint, current_app, render_template, request, url_for
+from flask import Blueprint, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from ... import access
+from ... import access, gateways
 from ...access import Caller, Usable
 from ...db import db
 from ...errors import AppError, ConnectionNeeded, NotFound, UpstreamError
@@ -53,7 +53,7 @@ class Page:
 
     def answer(self, status: int = 200) -> ResponseReturnValue:
         raw = json.dumps(self.result.raw, indent=2, ensure_ascii=False) if self.result else ""
-        url = f"{current_app.config['PUBLIC_URL']}/mcp/{self.one.slug}"
+        url = gateways.mcp_url(self.one.slug)
         page = render_template(
             "tool.html",
             one=self.one,
