@@ -104,7 +104,7 @@ def post_worker_init(worker) -> None:
     if hasattr(worker.wsgi, "app_context"):
         from app import housekeeping  # here, as gevent has patched by now
 
-        housekeeping.start(worker.wsgi.app_context)
+        housekeeping.start(worker.wsgi.app_context, is_needed=lambda: worker.alive)
     ours = getattr(worker.wsgi, "extensions", {})
     if "slots" in ours:
         ours["slots"].at_most(_carries(worker))

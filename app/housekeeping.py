@@ -24,6 +24,7 @@ from flask import current_app
 
 from . import cleanup, metrics, schedule
 from .db import AWAY
+from .draining import draining
 from .errors import AppError
 from .oauth import keep_alive, revocation, spool
 from .schedule import Standing, Turn
@@ -91,8 +92,11 @@ class Housekeeper:
         chores: Mapping[str, Recurring] = CHORES,
         run_s: float = RUN_S,
         margin_s: float = MARGIN_S,
+        is_needed: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`is_needed` is asked between two steps, and once a second."""
         self._context, self._chores, self._run_s = context, chores, run_s
+        self._is_needed = is_needed
         with context():
             self._lease_s = margin_s + current_app.config["OAUTH_REQUEST_TIMEOUT"]
         self._stopping = threading.Event()
@@ -139,7 +143,7 @@ class Housekeeper:
     def keep_at_it(self) -> None:
         """Until it is asked to stop. The first look comes a little later: others start, too."""
         self._look_at = time.monotonic() + random.uniform(0.5, 1.5)  # noqa: S311  # jitter
-        while not self._stopping.wait(BEAT_S):
+        while not self._wait(BEAT_S):
             self._beat()
         with self._context():
             metrics.leave()
@@ -163,7 +167,7 @@ class Housekeeper:
                 shared = [name for name, one in self._chores.items() if not one.on_each_node]
                 waiting = {one.name for one in schedule.standings() if not one.is_due}
             for name in (name for name in shared if name not in waiting):
-                if self._stopping.is_set():
+                if self._wait(0):
                     break
                 self._run_quietly(name)
             with self._context():
@@ -200,6 +204,8 @@ class Housekeeper:
             error = future.exception()
         if error is None:
             said = " ".join(f"{what}={count}" for what, count in counts.items() if count)
+            if said:
+                log.info("chore %s: %s", name, said)
             return Report(said or "nothing to do", False), future.result()
         code = _code_of(error)
         trace = None if isinstance(error, (AppError, *AWAY)) else error
@@ -209,12 +215,19 @@ class Housekeeper:
     def _steps(self, chore: Recurring, hold: Callable[[], bool], counts: Counter[str]) -> bool:
         end = time.monotonic() + self._run_s
         with self._context():
-            for done in chore.steps():
+            steps = chore.steps()
+            while True:
+                with draining().unfinished():  # a renewal that is cut may cost a sign-in
+                    done = next(steps, None)
+                if done is None:
+                    return True
                 counts.update(done)
-                is_over = self._stopping.wait(chore.pace_s) or time.monotonic() > end
-                if is_over or not hold():
+                if self._wait(chore.pace_s) or time.monotonic() > end or not hold():
                     return False
-        return True
+
+    def _wait(self, seconds: float) -> bool:
+        """Whether it is time to go."""
+        return self._stopping.wait(seconds) or not self._is_needed()
 
 
 def _code_of(error: BaseException) -> str:
@@ -230,11 +243,11 @@ def standings() -> list[Standing]:
     return [known.get(name) or Standing(name) for name in shared]
 
 
-def start(context: Context) -> Housekeeper:
-    """For a server's worker, after it was forked."""
+def start(context: Context, *, is_needed: Callable[[], bool]) -> Housekeeper:
+    """For a server's worker, after it was forked. `is_needed`: whether that goes on."""
     with context():
         metrics.join(str(os.getppid()))
-    keeper = Housekeeper(context)
+    keeper = Housekeeper(context, is_needed=is_needed)
     atexit.register(keeper.stop)
     keeper.start()
     return keeper
