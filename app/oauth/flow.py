@@ -52,7 +52,6 @@ class Begun:
 @dataclass(frozen=True, slots=True)
 class Finished:
     slug: str
-    gateway_id: str
     gateway_name: str
     purpose: str
     return_to: str  # a path of ours
@@ -274,7 +273,6 @@ def _settle(
     db.session.commit()
     return Finished(
         slug=seen.slug,
-        gateway_id=seen.gateway_id,
         gateway_name=seen.name,
         purpose=seen.purpose,
         return_to=seen.return_to,
