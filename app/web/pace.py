@@ -30,7 +30,7 @@ def count(caller: Caller | None) -> None:
 
 def refuse_guesses(shown: str) -> None:
     """Raises Busy where too many wrong API tokens came from, but not to a token that is known."""
-    if not _refused:
+    if not _refused or not api_tokens.looks_right(shown):
         return
     left = _refused.get(_network(), 0.0) - time.monotonic()
     if left > 0 and not api_tokens.is_known(shown):
