@@ -53,6 +53,7 @@ STATES: Mapping[str, State] = {
         *("warn", "Reconnect needed", "Your sign-in has ended."),
         reasons={
             "grant_ended": "The provider ended your sign-in.",
+            "restored": "This server was put back to an older state, without your last sign-in.",
             "interaction_required": "The provider wants you to sign in again.",
             "expired": "Your sign-in ran out.",
             "refused_by_server": "The server no longer takes your sign-in.",

@@ -22,7 +22,7 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "oauth.spool",
     "oauth.refresh mcp.catalog mcp.bridge",
     "oauth.keeping oauth.tokens oauth.parked oauth.keep_alive",
-    "aftermath",
+    "aftermath recovery",
     "oauth.flow people gateways mcp.operation",
     "mcp.consent mcp.client setup",
     "mcp.through mcp.opening",

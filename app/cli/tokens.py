@@ -5,12 +5,13 @@ from datetime import timedelta
 import click
 from flask.cli import AppGroup
 
-from .. import api_tokens, gateways, people
-from ..audit import SYSTEM
+from .. import api_tokens, gateways, people, recovery
+from ..audit import SYSTEM, Actor
 from ..db import db, utcnow
 from .plain import in_words
 
-tokens = AppGroup("tokens", help="API tokens of people.")
+tokens = AppGroup("tokens", help="API tokens of people, and their connections.")
+BY = Actor("system", label="command line")
 
 
 @tokens.command("create")
@@ -60,10 +61,52 @@ def show(email: str) -> None:
 
 
 @tokens.command("revoke")
-@click.argument("token_id")
-def revoke(token_id: str) -> None:
-    """End a token; every worker refuses it within a second."""
+@click.argument("token_id", required=False)
+@click.option("--all", "everything", is_flag=True, help="After a leak: see docs/keys.md.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def revoke(token_id: str | None, *, everything: bool, yes: bool) -> None:
+    """End one token; every worker refuses it within a second.
+
+    With --all: every API token, and every connection of every person. Their tokens are queued to be
+    ended at the providers, which the running gateway does. People connect again afterwards.
+    """
+    if everything == (token_id is not None):
+        raise click.UsageError("Give the id of a token, or --all.")
+    if token_id is not None:
+        with in_words():
+            token = api_tokens.revoke(token_id, by=SYSTEM)
+            db.session.commit()
+        click.echo(f"{token.name} was revoked.")
+        return
+    if not yes:
+        click.confirm("Revoke all API tokens, and disconnect everybody?", abort=True)
     with in_words():
-        token = api_tokens.revoke(token_id, by=SYSTEM)
+        ended = recovery.revoke_all(by=BY, progress=_tell)
+    click.echo(
+        f"{ended.api_tokens} API tokens were revoked, {ended.connections} connections ended. "
+        f"{ended.queued} tokens are queued to be ended at their providers."
+    )
+
+
+@tokens.command("restored")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def restored(yes: bool) -> None:
+    """After a backup was put back, before the gateway starts: end what it brought back to life.
+
+    Browser sessions, API tokens, sign-ins under way and parked calls of that time are void.
+    Connections stay; one that was renewed since asks for a new sign-in when its provider refuses.
+    """
+    if not yes:
+        click.confirm("Sign everybody out, and revoke all API tokens?", abort=True)
+    with in_words():
+        found = recovery.restored(by=BY)
         db.session.commit()
-    click.echo(f"{token.name} was revoked.")
+    click.echo(
+        f"Void: {found.sessions} browser sessions, {found.api_tokens} API tokens, {found.flows} "
+        f"sign-ins under way, {found.parked_calls} parked calls. Kept for as long as their "
+        f"providers take them: {found.connections} connections."
+    )
+
+
+def _tell(connections: int) -> None:
+    click.echo(f"{connections} connections ended", err=True)

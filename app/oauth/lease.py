@@ -35,6 +35,9 @@ from .row import Row, columns
 log = logging.getLogger(__name__)
 c = Connection
 
+# The reason of a living grant that came with an old copy of the database (SEC-085): it may have
+# been renewed or ended since, so the first clear no ends it.
+RESTORED = "restored"
 PATIENCE_S = 5.0  # with a database that is locked or away
 UNWRITTEN = (*AWAY, NotRecorded)  # nothing of the change is kept, not yet
 SETTLED = {  # what every row with new tokens says
@@ -140,9 +143,11 @@ def give_back(need: Need, row: Row, attempt: str, error: AppError) -> bool:
     kind, shared = asking.kind_of(error), need.config.is_shared
     again = error.code == row.last_error_code
     values = _refusals(row, error, again=again)
-    if kind == "dead" and not shared:
+    is_stale = row.reason == RESTORED and asking.is_refusal(error)
+    if (kind == "dead" or is_stale) and not shared:
         asked = error.code == "interaction_required"
-        values |= became("needs_reauth") | {"reason": error.code if asked else "grant_ended"}
+        ended = RESTORED if row.reason == RESTORED else "grant_ended"
+        values |= became("needs_reauth") | {"reason": error.code if asked else ended}
         note = _Note(row.id, "connection.ended", "failed", values["reason"])
     elif kind == "unknown" and not shared:
         # Stays `refreshing`: the provider may have acted, and the first request may still arrive.
