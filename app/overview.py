@@ -1,4 +1,4 @@
-"""Gateways as an admin's pages list them: what each needs, and who is connected. Plain values."""
+"""Gateways as an admin's pages list them: what each needs. Plain values."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from .access import Caller
 from .db import db
-from .models import CatalogEntry, Connection, Gateway, OAuthConfig, User
-from .models.oauth import LIVING
+from .models import CatalogEntry, Connection, Gateway, OAuthConfig
+from .states import LIVING
 
 Status = Literal["failing", "needs_sign_in", "ready", "off"]
 STATUSES: tuple[Status, ...] = ("failing", "needs_sign_in", "ready", "off")  # who needs someone
@@ -96,27 +96,3 @@ def _row(values: dict[str, Any]) -> Row:
     settings = values.pop("settings") or {}
     stores = bool(settings.get("token_management", {}).get("store_tokens"))
     return Row(**values, stores=stores)
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """One person's connection, without anything that could be a token."""
-
-    email: str
-    state: str
-    reason: str | None
-    account: str | None
-    expires_ms: int | None
-    last_used_ms: int | None
-
-
-def people(gateway: Gateway) -> list[Connected]:
-    """Everyone who ever connected to it, by email address."""
-    c = Connection
-    query = (
-        sa.select(User.email, c.state, c.reason, c.account_label, c.expires_ms, c.last_used_ms)
-        .join(User, User.id == c.user_id)
-        .where(c.gateway_id == gateway.id)
-        .order_by(User.email)
-    )
-    return [Connected(*row) for row in db.session.execute(query)]

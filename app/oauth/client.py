@@ -144,7 +144,7 @@ class OAuthClient:
         elif order.as_client:
             how["auth"] = _Sending(replace(us, auth_method="basic"))
         try:
-            with egress.upstream_errors(url), egress.call(seconds), egress.session() as session:
+            with egress.upstream_errors(url), egress.call(seconds), self._plain() as session:
                 with session.request(order.method, url, stream=True, **how) as reply:
                     body = egress.read_capped(reply, BODY_LIMIT)
         except UpstreamError as error:

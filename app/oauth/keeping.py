@@ -5,21 +5,27 @@ What ends one locks its row first, and puts its tokens by for their provider in 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import sqlalchemy as sa
 from flask import current_app
 
-from ..access import Caller
+from ..access import Caller, Usable
 from ..audit import Actor, Subject, record
 from ..db import db, db_now_ms
-from ..errors import Conflict, NotFound
+from ..errors import Conflict, TokenRefused
 from ..models import Connection, Flow, Gateway, OAuthConfig
 from ..specs import OAuthConfigSpec
 from ..states import LIVING, OVER, may_follow
-from . import lease, revocation
+from . import lease, refresh, revocation
+from .freshness import Need, timing_of
 from .replies import TokenSet
+from .row import needed
 
 c = Connection
 Clause = sa.ColumnElement[bool]
+# Its tokens are to be revoked; cannot be, as the provider has no way to; there were none.
+Parted = Literal["queued", "left", "empty"]
 
 BACK_MS = 7 * 86_400_000  # for so long a grant waits for a person who lost their access
 
@@ -86,8 +92,8 @@ def has_room(config_id: str, gateway_id: str, owner_key: str) -> bool:
     return not limit or living < limit or any(row.mine for row in found)
 
 
-def forget(caller: Caller, slug: str, *, by: Actor) -> list[str]:
-    """Disconnect this person from the gateway. The ids of what ended; the caller commits.
+def forget(caller: Caller, slug: str, *, by: Actor) -> dict[str, Parted]:
+    """Disconnect this person from the gateway. What ended, by id; the caller commits.
 
     What is being renewed meanwhile is not stored any more: `token_gen` moves (F-40).
     """
@@ -95,21 +101,37 @@ def forget(caller: Caller, slug: str, *, by: Actor) -> list[str]:
     return _end(slug, c.gateway_id == gateway_id, c.owner_key == caller.owner_key, by=by)
 
 
-def dismiss(connection_id: str, gateway: Gateway, *, by: Actor) -> list[str]:
-    """The same, by an admin. Raises NotFound; [] if it had ended already."""
-    mine = (c.id == connection_id, c.gateway_id == gateway.id, c.user_id.is_not(None))
-    if db.session.scalar(sa.select(c.id).where(*mine)) is None:
-        raise NotFound
-    return _end(gateway.slug, *mine, by=by, reason="by_admin")
+def dismiss(connection_id: str, slug: str, *, by: Actor, own: bool) -> dict[str, Parted]:
+    """The same by its id. `own`: by the person whose it is, not by an admin."""
+    return _end(slug, c.id == connection_id, by=by, reason=None if own else "by_admin")
 
 
-def _end(slug: str, *which: Clause, by: Actor, reason: str | None = None) -> list[str]:
-    found = locked(*which, c.state != "revoked")
-    for row in found:
-        part(row, state="revoked", why="disconnected", reason=reason)
-        details = {"code": reason} if reason else {}
+def _end(slug: str, *which: Clause, by: Actor, reason: str | None = None) -> dict[str, Parted]:
+    found: dict[str, Parted] = {}
+    for row in locked(*which, c.state != "revoked"):
+        had = row.access_token_sealed or row.refresh_token_sealed
+        queued = part(row, state="revoked", why="disconnected", reason=reason)
+        found[row.id] = "queued" if queued else "left" if had else "empty"
+        details = {"tokens": found[row.id]} | ({"code": reason} if reason else {})
         record(by, "connection.disconnected", Subject("connection", row.id, slug), **details)
-    return [row.id for row in found]
+    return found
+
+
+def renew_now(gateway: Usable) -> bool:
+    """Because somebody asks for it. False: it was renewed a moment ago, and is not asked for again.
+
+    Raises Conflict (no_refresh_token), and what refresh.renew does. Commits; call it with no
+    transaction open.
+    """
+    seen, config = gateway.connection, gateway.config
+    if config is None or seen is None or seen.state not in LIVING:
+        raise needed(gateway, seen)
+    if not Need(config, timing_of(config)).can_renew(seen):
+        raise Conflict("no_refresh_token", gateway=gateway.slug)
+    try:
+        return refresh.renew(gateway, after=seen.token_gen).token_gen != seen.token_gen
+    except TokenRefused:
+        return False
 
 
 def put_away(user_id: str, *, by: Actor) -> int:

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from ..audit import SYSTEM, Subject, entry, record
+from .. import trust
+from ..audit import SYSTEM, Subject, entry, record, stage
 from ..db import db, db_now_ms, utcnow
 from ..errors import Unsealable
 from ..models import ClientRegistration, Connection, Gateway, OAuthConfig, Revocation
@@ -103,7 +104,7 @@ def drop(token_set: TokenSet, *, connection_id: str, why: str = "late") -> int:
         count = _add(made, held, session)
         subject = Subject("connection", connection_id, before.gateway_name)
         action = "connection.revocation_queued"
-        session.add(entry(SYSTEM, action, subject, why=why, tokens=count))
+        stage(session, entry(SYSTEM, action, subject, why=why, tokens=count))
     return count
 
 
@@ -220,6 +221,7 @@ def _client(row: Revocation) -> OAuthClient:
             timeout_s=AT_ONCE_S,
             retries=0,
             spec=OAuthConfigSpec(grant_type="authorization_code"),
+            trust=trust.of(row),
         )
     )
 
@@ -258,7 +260,7 @@ def _settle(taken: _Taken, verdicts: Mapping[str, Verdict | None]) -> str:
         if session.scalar(change.returning(r.id)) is not None:
             action, result = _EVENTS[outcome]
             if outcome != "later" or taken.tries == 1:
-                session.add(entry(SYSTEM, action, subject, outcome=result, **about))
+                stage(session, entry(SYSTEM, action, subject, outcome=result, **about))
     return outcome
 
 
@@ -275,22 +277,14 @@ _EVENTS = {
 
 
 def outcomes(connection_ids: Collection[str]) -> dict[str, str]:
-    """Per connection: revoked, unsupported, waiting, given_up. None of these: nothing was queued.
-
-    Of several, the one that is worst for who wants to be gone.
-    """
-    query = sa.select(r.connection_id, r.state, r.last_error_code).where(
-        r.connection_id.in_(connection_ids)
-    )
+    """What came of the last that was queued for each: revoked, unsupported, waiting, given_up."""
+    mine = r.connection_id.in_(connection_ids)
+    query = sa.select(r.connection_id, r.state, r.last_error_code).where(mine)
     found: dict[str, str] = {}
     with db.engine.connect() as link:
-        for row in link.execute(query):
+        for row in link.execute(query.order_by(r.created_at)):
             word = {"queued": "waiting", "given_up": "given_up"}.get(row.state, "revoked")
             if row.state == "done" and row.last_error_code == "unsupported_token_type":
                 word = "unsupported"
-            known = found.get(row.connection_id, word)
-            found[row.connection_id] = min(known, word, key=_WORST.index)
+            found[row.connection_id] = word
     return found
-
-
-_WORST = ("given_up", "waiting", "unsupported", "revoked")

@@ -3,8 +3,10 @@
 from flask import Flask
 
 from . import auth, errors, help, home, machines, metadata, oauth, people, proxy, security, words
+from .admin import connected
 from .admin import gateways as admin_gateways
 from .admin import settings, users
+from .api import connections as api_connections
 from .api import gateways as api_gateways
 from .api import openapi
 from .me import account, connections, tokens, tools, try_it
@@ -29,7 +31,9 @@ def register(app: Flask) -> None:
     app.register_blueprint(tools.bp)
     app.register_blueprint(try_it.bp)
     app.register_blueprint(admin_gateways.bp)
+    app.register_blueprint(connected.bp)
     app.register_blueprint(api_gateways.bp)
+    app.register_blueprint(api_connections.bp)
     app.register_blueprint(openapi.bp)
     app.register_blueprint(proxy.bp)
     app.register_blueprint(metadata.bp)

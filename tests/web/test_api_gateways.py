@@ -662,7 +662,7 @@ def test_every_route_of_the_api_is_described(app, admins):
     )
     assert reply.json["openapi"] == "3.1.0"
     paths = reply.json["paths"]
-    ours = ("/api/v1/gateways", "/api/openapi.json")
+    ours = "/api/"
     rules = [rule for rule in app.url_map.iter_rules() if rule.rule.startswith(ours)]
     for rule in rules:
         path = rule.rule.replace("<", "{").replace(">", "}")

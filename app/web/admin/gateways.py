@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
-from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from ... import aftermath, certificates, gateways, overview
@@ -18,12 +17,12 @@ from ...overview import Row
 from ...specs import GatewaySpec
 from ..auth import actor, admin_only, person
 from ..forms import Sensitive
+from ..pages import Page
 from ..words import many
 from .gateway_fields import AUTH_TYPES, TRANSPORTS
 from .gateway_form import GatewayForm
 
 bp = Blueprint("admin_gateways", __name__, url_prefix="/admin/gateways")
-T = TypeVar("T")
 
 STATUS = {  # badge, word
     "failing": ("bad", "Failing"),
@@ -31,28 +30,6 @@ STATUS = {  # badge, word
     "ready": ("ok", "Ready"),
     "off": ("off", "Off"),
 }
-STATES = {  # of a connection, as an admin reads them
-    "pending": ("draft", "Sign-in not finished"),
-    "active": ("ok", "Connected"),
-    "refreshing": ("ok", "Connected"),
-    "failing": ("bad", "Not working"),
-    "needs_reauth": ("warn", "Reconnect needed"),
-    "revoked": ("draft", "Disconnected"),
-    "orphaned": ("warn", "Set-up changed, connect again"),
-}
-
-
-class Page(Generic[T]):
-    """25 of many; a number out of range is the nearest page there is."""
-
-    SIZE = 25
-
-    def __init__(self, all_rows: Sequence[T], asked: str | None) -> None:
-        self.total = len(all_rows)
-        self.last = max(1, -(-self.total // self.SIZE))
-        number = int(asked) if asked and asked.isascii() and asked.isdigit() else 1
-        self.number = min(max(number, 1), self.last)
-        self.rows = all_rows[(self.number - 1) * self.SIZE : self.number * self.SIZE]
 
 
 @bp.get("")
@@ -126,21 +103,6 @@ def show(slug: str) -> ResponseReturnValue:
         warnings=gateways.warnings(gateway),
         own_ca=certificates.facts(gateway.ca_pem or ""),
         own_certificate=certificates.facts(gateway.client_cert_pem or "")[:1],
-    )
-
-
-@bp.get("/<slug>/people")
-@admin_only
-def people(slug: str) -> ResponseReturnValue:
-    gateway = gateways.find(slug)
-    page = Page(overview.people(gateway), request.args.get("page"))
-    return render_template(
-        "admin/gateways/people.html",
-        gateway=gateway,
-        row=overview.row(person(), gateway),
-        page=page,
-        states=STATES,
-        invite=f"{current_app.config['PUBLIC_URL']}/connections/{slug}",
     )
 
 

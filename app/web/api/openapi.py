@@ -8,6 +8,7 @@ from flask import Blueprint, current_app, jsonify
 from flask.typing import ResponseReturnValue
 
 from ...specs import GatewaySpec
+from ...states import STATES
 
 bp = Blueprint("openapi", __name__)
 Schema = dict[str, Any]
@@ -23,6 +24,7 @@ def description() -> Schema:
     whole = GatewaySpec.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas: Schema = whole.pop("$defs", {})
     schemas |= {"GatewaySpec": whole, "Gateway": _GATEWAY, "Error": _ERROR}
+    schemas |= {"Connection": _CONNECTION, "Moment": _MOMENT}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -98,22 +100,60 @@ _ERROR: Schema = {
         }
     },
 }
-_LIST: Schema = {
+_MOMENT: Schema = {
+    "description": "`times`: so often in a row, `at` being the last of them.",
+    "type": "object",
+    "properties": {name: _TEXT for name in ("at", "event", "message")}
+    | {"times": {"type": "integer"}},
+}
+_OR_NULL: Schema = {"type": ["string", "null"]}
+_CONNECTION: Schema = {
+    "description": "Never a token. `person` is null for the shared account of a gateway.",
     "type": "object",
     "properties": {
-        "gateways": {"type": "array", "items": _ref("Gateway")},
-        **{name: {"type": "integer"} for name in ("page", "pages", "total")},
+        **{name: _TEXT for name in ("id", "gateway", "gateway_name")},
+        "state": {"type": "string", "enum": [*STATES]},
+        **{name: _OR_NULL for name in ("person", "reason", "since", "account", "error")},
+        **{name: _OR_NULL for name in ("expires_at", "next_try_at", "connected_at")},
+        **{name: _OR_NULL for name in ("last_refresh_at", "last_used_at")},
+        **{
+            name: {"type": "array", "items": _TEXT}
+            for name in ("scopes_requested", "scopes_granted")
+        },
+        "renews_itself": {"type": "boolean"},
+        "timeline": {"type": "array", "items": _ref("Moment")},
+        "renewed": {"type": "boolean"},
+        "at_provider": {
+            "type": "string",
+            "enum": ["revoked", "unsupported", "waiting", "given_up", "nothing"],
+        },
+        "message": _TEXT,
     },
 }
+
+
+def _list(name: str, schema: str) -> Schema:
+    return {
+        "type": "object",
+        "properties": {
+            name: {"type": "array", "items": _ref(schema)},
+            **{name: {"type": "integer"} for name in ("page", "pages", "total")},
+        },
+    }
+
+
 _NO_CONTENT: Schema = {"204": {"description": "It is gone."}}
 _ONE = {"200": _json(_ref("Gateway"), "The gateway.")}
+_THIS = _json(_ref("Connection"), "The connection, with its timeline.")
 _MERGE = _operation("Change a gateway: merged with what is there (RFC 7396)", _ONE, "GatewaySpec")
 _PATHS: Schema = {
     "/api/openapi.json": {
         "get": _operation("This description", {"200": _json({"type": "object"}, "OpenAPI 3.1.")})
     },
     "/api/v1/gateways": {
-        "get": _operation("List gateways, by name", {"200": _json(_LIST, "100 a page.")})
+        "get": _operation(
+            "List gateways, by name", {"200": _json(_list("gateways", "Gateway"), "100 a page.")}
+        )
         | {"parameters": [_parameter("page", "query", "integer")]},
         "post": _operation(
             "Add a gateway", {"201": _json(_ref("Gateway"), "It was added.")}, "GatewaySpec"
@@ -125,5 +165,29 @@ _PATHS: Schema = {
         "patch": _MERGE,
         "put": _MERGE,
         "delete": _operation("Delete a gateway, with all its connections", _NO_CONTENT),
+    },
+    "/api/v1/connections": {
+        "get": _operation(
+            "List one's own connections; for admins with ?gateway= or ?all=true everybody's",
+            {"200": _json(_list("connections", "Connection"), "100 a page, without timelines.")},
+        )
+        | {
+            "parameters": [
+                _parameter("gateway", "query", "string"),
+                _parameter("all", "query", "boolean"),
+                _parameter("page", "query", "integer"),
+            ]
+        },
+    },
+    "/api/v1/connections/{connection_id}": {
+        "parameters": [_parameter("connection_id", "path", "string")],
+        "get": _operation("Read a connection", {"200": _THIS}),
+        "delete": _operation(
+            "Disconnect: delete its tokens here, then revoke them at the provider", {"200": _THIS}
+        ),
+    },
+    "/api/v1/connections/{connection_id}/refresh": {
+        "parameters": [_parameter("connection_id", "path", "string")],
+        "post": _operation("Renew it now; once a minute", {"200": _THIS}),
     },
 }

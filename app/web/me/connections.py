@@ -10,9 +10,18 @@ from flask.typing import ResponseReturnValue
 from ... import access, strict_json
 from ...access import Caller
 from ...db import db
-from ...errors import AppError, ConsentFailed, NotFound, texts
-from ...oauth import flow, keeping, parked
+from ...errors import (
+    AppError,
+    Conflict,
+    ConnectionNeeded,
+    ConsentFailed,
+    NotFound,
+    UpstreamError,
+    texts,
+)
+from ...oauth import flow, keeping, parked, timeline
 from ..auth import actor, person
+from ..partings import ask_to_revoke
 from .offered import TITLE_LIMIT, plain
 from .standing import Shown, shown
 from .waited import parked_call
@@ -47,24 +56,47 @@ def show(slug: str) -> ResponseReturnValue:
         failure=flow.failure(caller, failed) if failed else None,
         problem=_problem(one),
         waited=parked_call(caller, one, call) if call else None,
+        moments=timeline.of(one.held.id, host=one.host) if one.held and one.is_personal else [],
     )
 
 
 @bp.post("/<slug>/disconnect")
 def disconnect(slug: str) -> ResponseReturnValue:
-    """Deletes what is stored here. What the provider lists, the person removes there."""
+    """Here first, always; then the provider is asked, and its answer told (RFC 7009)."""
     caller = person()
+    one = _own(caller, slug)
+    ended = keeping.forget(caller, slug, by=actor())
+    db.session.commit()
+    parting = ask_to_revoke(ended, name=one.name, host=one.host)
+    flash(parting.message, parting.kind)
+    return redirect(url_for(".show", slug=slug), 303)
+
+
+@bp.post("/<slug>/refresh")
+def refresh(slug: str) -> ResponseReturnValue:
+    """A new token now, though the old one may be good for longer."""
+    caller = person()
+    one = _own(caller, slug)
+    gateway = access.usable(caller, slug)
+    db.session.rollback()  # only reads so far; nothing waits for somebody else's server
+    try:
+        is_new = keeping.renew_now(gateway)
+    except AppError as error:
+        if not isinstance(error, Conflict | ConnectionNeeded | UpstreamError):
+            raise
+        flash(f"{one.name} was not renewed. {error.message}.", "error")
+    else:
+        said = "was renewed" if is_new else "was renewed a moment ago, and is not asked for again"
+        flash(f"{one.name} {said}.", "success" if is_new else "info")
+    return redirect(url_for(".show", slug=slug), 303)
+
+
+def _own(caller: Caller, slug: str) -> Shown:
+    """Raises NotFound, also where nobody has a sign-in of their own."""
     one = shown(access.standing(caller, slug))
     if not one.is_personal:
         raise NotFound
-    keeping.forget(caller, slug, by=actor())
-    db.session.commit()
-    flash(
-        f"{one.name} is disconnected, and its tokens are deleted here. {one.host} may still list "
-        "this app: you can remove it there.",
-        "success",
-    )
-    return redirect(url_for(".show", slug=slug), 303)
+    return one
 
 
 @dataclass(frozen=True, slots=True)

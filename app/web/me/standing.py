@@ -10,6 +10,7 @@ from ...access import Held, Standing
 from ...db import utcnow
 from ...errors import texts
 from ...specs import OAuthConfigSpec
+from ...states import STATES, badge
 from ..words import moment
 
 Offer = Literal["connect", "details", "tools", ""]
@@ -124,38 +125,22 @@ def _own(spec: OAuthConfigSpec, held: Held) -> Words:
     if state in ("active", "refreshing"):
         who = f"As {held.account_label}." if held.account_label else ""
         soon = _ends_soon(spec, held)
-        kind, word, rank = ("warn", "Ends soon", 1) if soon else ("ok", "Connected", 2)
+        kind, word, rank = ("warn", "Ends soon", 1) if soon else (*badge(state), 2)
         return Words(kind, word, who, "details", "Details", rank)
-    lines = {
-        "needs_reauth": _ENDED.get(reason, "Your sign-in has ended.") + " Nothing is lost.",
-        "orphaned": _ORPHANED.get(reason, "An admin changed this gateway."),
-        "pending": "You began to connect and did not come back yet.",
-        "revoked": "You ended this connection.",
-        "failing": _failing(held),
-    }
-    kind, word, offer, button, rank = _STATES[state]
-    return Words(kind, word, lines[state], offer, button, rank)
+    known = STATES[state]
+    line = _failing(held) if state == "failing" else known.why(reason)
+    if state == "needs_reauth":
+        line += " Nothing is lost."
+    offer, button, rank = _OFFERS[state]
+    return Words(known.kind, known.word, line, offer, button, rank)
 
 
-_STATES: dict[str, tuple[str, str, Offer, str, int]] = {
-    "needs_reauth": ("warn", "Reconnect needed", "connect", "Reconnect", 0),
-    "orphaned": ("warn", "Set-up changed, connect again", "connect", "Connect", 0),
-    "failing": ("bad", "Not working", "details", "What happened", 1),
-    "pending": ("draft", "Sign-in not finished", "connect", "Start again", 2),
-    "revoked": ("draft", "Disconnected", "connect", "Connect", 3),
-}
-_ENDED = {
-    "grant_ended": "The provider ended your sign-in.",
-    "interaction_required": "The provider wants you to sign in again.",
-    "expired": "Your sign-in ran out.",
-    "refused_by_server": "The server no longer takes your sign-in.",
-    "secret_unreadable": "What was stored of your sign-in cannot be read any more.",
-}
-_ORPHANED = {
-    "gateway_changed": "An admin changed this gateway, so your old sign-in was put away.",
-    "issuer_changed": "This gateway moved to another sign-in provider.",
-    "client_gone": "The provider no longer knows this server's app.",
-    "access_lost": "Your access was taken away for a while.",
+_OFFERS: dict[str, tuple[Offer, str, int]] = {
+    "needs_reauth": ("connect", "Reconnect", 0),
+    "orphaned": ("connect", "Connect", 0),
+    "failing": ("details", "What happened", 1),
+    "pending": ("connect", "Start again", 2),
+    "revoked": ("connect", "Connect", 3),
 }
 
 
@@ -164,7 +149,7 @@ def _failing(held: Held) -> str:
     text = texts().get(held.last_error_code or "")
     if text is not None and text.action.startswith("An admin must"):
         return "An admin must fix the set-up."
-    return "The provider does not answer. We try again by ourselves."
+    return STATES["failing"].line
 
 
 def _renews(spec: OAuthConfigSpec, held: Held | None) -> bool:

@@ -1,0 +1,56 @@
+"""A connection that has just ended: its provider is asked at once, and the person is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ..oauth import revocation
+from ..oauth.keeping import Parted
+
+AtProvider = Literal["revoked", "unsupported", "waiting", "given_up", "nothing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """`kind` is a message's."""
+
+    at_provider: AtProvider
+    kind: str
+    message: str
+
+
+def ask_to_revoke(ended: Mapping[str, Parted], *, name: str, host: str) -> Parting:
+    """Best effort: 5 s for each token. `name` of the gateway. Call it after the commit.
+
+    What is not answered is asked again by the housekeeper.
+    """
+    queued = [one for one, parted in ended.items() if parted == "queued"]
+    if not queued:
+        return _said("unsupported" if "left" in ended.values() else "nothing", name, host)
+    revocation.work_off(only=queued)
+    found = set(revocation.outcomes(queued).values())
+    for one in ("given_up", "waiting", "unsupported"):
+        if one in found:
+            return _said(one, name, host)
+    return _said("revoked", name, host)
+
+
+def _said(at_provider: AtProvider, name: str, host: str) -> Parting:
+    kind, words = _WORDS[at_provider]
+    place = host or "the provider"
+    return Parting(at_provider, kind, f"{name} is disconnected. " + words.format(host=place))
+
+
+_WORDS: Mapping[AtProvider, tuple[str, str]] = {
+    "revoked": ("success", "Revoked at {host}."),
+    "unsupported": (
+        *("info", "Removed here. {host} has no revoke: remove this app there, if it is listed."),
+    ),
+    "waiting": (
+        *("info", "Removed here; {host} has not answered yet. We ask again by ourselves."),
+    ),
+    "given_up": (*("info", "Removed here; {host} would not revoke it. Remove this app there."),),
+    "nothing": ("success", "There was nothing to revoke any more."),
+}
