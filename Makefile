@@ -7,13 +7,14 @@ SHELL := bash
 PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
+LINT := .venv/lint/bin
 PIP := $(BIN)/pip install -qq --disable-pip-version-check --require-hashes
 
 help:
 	@echo "make demo    the gateway with a sample provider and MCP server, ready to try"
 	@echo "make run     the gateway alone, on http://127.0.0.1:$(PORT)"
 	@echo "make test    everything that is checked; installs what that needs"
-	@echo "make lint    the quick part of it: style, formatting, types"
+	@echo "make lint    the quick part of it: style, types, and what looks for mistakes"
 	@echo "make bench   the gateway against a bare proxy, side by side"
 	@echo "make lock    pin the newest packages that pyproject.toml allows"
 
@@ -30,6 +31,12 @@ help:
 	@echo "Installing what the tests need into .venv"
 	@$(PIP) -r $<
 	@touch $@ .venv/run
+
+.venv/lint/stamp: tests/lint/requirements.txt
+	@[ -x $(LINT)/python ] || $(PYTHON) -m venv .venv/lint
+	@echo "Installing what looks for mistakes into .venv/lint"
+	@$(LINT)/pip install -qq --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 .rigs/stamp: $(wildcard tests/e2e/rigs/setup tests/e2e/rigs/requirements*.txt tests/e2e/rigs/package*.json)
 	@echo "Installing the servers and clients that the tests talk to into .rigs"
@@ -54,10 +61,13 @@ demo: .venv/run
 
 # --- check -----------------------------------------------------------------------------------------
 
-lint: .venv/dev
+lint: .venv/dev .venv/lint/stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(LINT)/bandit -q -r app -ll
+	$(LINT)/semgrep scan --quiet --metrics=off --disable-version-check --error --config tests/semgrep.yml app templates
+	tests/lint/secrets
 
 test: lint .rigs/stamp
 	@.ci/needs chromium postgresql nginx-light curl
