@@ -7,8 +7,8 @@ from flask import Flask
 
 from config import Config, ConfigError
 
-from . import cli, egress, keys, logs, schema, web
-from .db import AWAY, Recent, db, engine_options, migrate
+from . import addresses, cli, egress, logs, opening, web
+from .db import Recent, db, engine_options, migrate
 from .draining import Draining
 from .limits import Rates
 from .secretbox import SecretBox, WeakSecret
@@ -31,7 +31,7 @@ def create_app(config: Config) -> Flask:
         config.MAX_CALLS_PER_WORKER, config.MAX_CALLS_PER_PERSON, config.MAX_STREAMS_PER_PERSON
     )
     app.extensions["rates"] = Rates()
-    allowed = egress.networks(*config.EGRESS_ALLOW)
+    allowed = addresses.networks(*config.EGRESS_ALLOW)
     app.extensions["egress"] = egress.Door(allowed)
     if any(net.is_loopback for net in allowed):
         # oauthlib refuses http to this machine otherwise; our own rule on URLs stays (egress.py).
@@ -39,30 +39,12 @@ def create_app(config: Config) -> Flask:
     db.init_app(app)
     del app.config["SQLALCHEMY_DATABASE_URI"]  # it may hold a password, and the engine is made
     migrate.init_app(app, db)
+    app.extensions["opening"] = opening.Opening()
     web.register(app)
     cli.register(app)
     with app.app_context():
-        _open_database(migrates=config.MIGRATE_AT_START)
+        app.extensions["opening"].at_start(migrates=config.MIGRATE_AT_START)
     return app
-
-
-def _open_database(*, migrates: bool) -> None:
-    """See that our key opens it, and bring it up to date. Raises ConfigError.
-
-    First the key: with a wrong one nothing is written, not even a migration.
-    """
-    try:
-        keys.check()
-        if migrates:
-            schema.upgrade()
-        if migrates or schema.is_current():  # else `flask db upgrade` is about to come
-            keys.verify()
-    except AWAY as error:
-        raise ConfigError(f"DATABASE_URL cannot be opened: {error}") from error
-    except ConfigError:
-        db.session.remove()  # this app is not going to be used
-        db.engine.dispose()
-        raise
 
 
 def _settle(app: Flask, config: Config) -> None:

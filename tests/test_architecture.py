@@ -14,9 +14,10 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "models passwords secretbox egress specs oauth.replies oauth.callback mcp.wire",
     "schema edits trust schedule chain oauth.revoking oauth.breaker",
     "audit access throttle limits watching oauth.client oauth.discovery oauth.templates mcp.sse",
+    "connections oauth.timeline",
     "api_tokens overview sessions oauth.registration oauth.sharing oauth.ladder oauth.freshness"
     " keys mcp.upstream mcp.memory mcp.handles mcp.health",
-    "resealing oauth.asking oauth.revocation mcp.turn mcp.answers mcp.stand_in",
+    "opening resealing oauth.asking oauth.revocation mcp.turn mcp.answers mcp.stand_in",
     "oauth.row",
     "oauth.lease",
     "oauth.spool",

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import click
 
+from .. import schema
+from ..db import AWAY
 from ..errors import AppError, Invalid
 
 
@@ -18,3 +20,5 @@ def in_words() -> Iterator[None]:
         raise click.ClickException("\n".join(told)) from error
     except AppError as error:
         raise click.ClickException(f"{error.message}. {error.action}") from error
+    except AWAY as error:
+        raise click.ClickException(f"Nothing was done: {schema.complaint(error)}.") from error

@@ -9,6 +9,7 @@ from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from ..errors import AppError, Forbidden
+from ..opening import Opening
 
 CSP = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -25,12 +26,26 @@ _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 _BY_ADDRESS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?")
 
 
+class Malformed(AppError):
+    """No call of anybody yet, so under /mcp too it is a plain 400."""
+
+    code, rpc = "bad_request", False
+
+
 def register(app: Flask) -> None:
     public = urlsplit(app.config["PUBLIC_URL"])
     app.extensions["public_host"] = public.netloc
+    app.before_request(open_database)
     app.before_request(refuse_foreign_hosts)
     app.before_request(refuse_nul)
     app.after_request(add_headers)
+
+
+def open_database() -> None:
+    """What a start could not do. Whether we are alive does not depend on it. Raises Busy."""
+    opening: Opening = current_app.extensions["opening"]
+    if not opening.is_done and request.path != "/health" and request.endpoint != "static":
+        opening.now(migrates=current_app.config["MIGRATE_AT_START"])
 
 
 def refuse_foreign_hosts() -> None:
@@ -40,7 +55,7 @@ def refuse_foreign_hosts() -> None:
     """
     ours: str = current_app.extensions["public_host"]
     if not request.environ.get("RAW_URI", "/").startswith(("/", "*")):
-        raise AppError("bad_request")  # absolute-form: it may name another server than Host does
+        raise Malformed  # absolute-form: it may name another server than Host does
     host = request.environ.get("HTTP_HOST", "")
     if host == ours or request.path in ("/health", "/ready"):
         return
@@ -61,7 +76,7 @@ def refuse_nul() -> None:
     if not found and not request.path.startswith(("/mcp", "/api/")):  # which read no forms
         found = any("\0" in text for _, text in request.form.items(multi=True))
     if found:
-        raise AppError("bad_request")
+        raise Malformed
 
 
 def body() -> bytes:
