@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import ipaddress
+import http.client
+import io
 import math
 import os
 import re
@@ -40,10 +41,9 @@ from urllib3.exceptions import (
 )
 
 from . import certificates
+from .addresses import Blocked, Network, check_address, check_url
 from .errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 S = TypeVar("S", bound=requests.Session)
 
 CONNECT_S, READ_S = 5.0, 30.0
@@ -51,28 +51,6 @@ IDLE_S = 3.0  # servers end a resting connection after 5 s (uvicorn) or more
 TRIED = 4  # addresses of one name: each may take the time to connect
 _KEPT = 64  # gateways' own TLS settings with their pools; each takes 40 ms to build
 _REFUSALS = re.compile("ALERT_.*(CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED|HANDSHAKE_FAILURE)")
-_LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
-
-
-def networks(*texts: str) -> tuple[Network, ...]:
-    return tuple(ipaddress.ip_network(text) for text in texts)
-
-
-# Cloud metadata and link-local: no setting opens these.
-_NEVER = networks(
-    "169.254.0.0/16", "fe80::/10", "168.63.129.16/32", "100.100.100.200/32", "fd00:ec2::254/128"
-)
-# IPv4 ranges that `is_global` of some Python versions lets through.
-_SPECIAL_V4 = networks("100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15")
-# IPv6: only global unicast, without tunnels and documentation.
-_UNICAST_V6 = networks("2000::/3")
-_SPECIAL_V6 = networks("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
-# IPv6 ranges whose last 32 bits are an IPv4 address: compatible, mapped, translated, NAT64.
-_CARRIES_V4 = networks("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")
-
-
-class Blocked(Exception):
-    """The URL or address may not be called. Its text is for operators only."""
 
 
 class DeadlineExceeded(Exception):
@@ -81,54 +59,6 @@ class DeadlineExceeded(Exception):
 
 class TooLarge(Exception):
     """The decoded body is larger than it may be."""
-
-
-@functools.lru_cache(4096)  # pure, and on the hot path
-def check_url(url: str) -> None:
-    """https, or http to loopback; no credentials, no fragment, an ordinary port. Raises Blocked."""
-    if re.search(r"[\x00-\x20\x7f\\]", url) or len(url) > 2_048:
-        raise Blocked("URL has forbidden characters or is too long")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise Blocked("URL cannot be read") from error
-    if not host or parts.username is not None or parts.password is not None or parts.fragment:
-        raise Blocked("URL has no host, or has credentials or a fragment")
-    if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK_NAMES):
-        raise Blocked("URL is not https")
-    if port is not None and port < 1024 and port not in (80, 443):
-        raise Blocked(f"port {port} is reserved")
-
-
-def check_address(text: str, allow: Sequence[Network] = ()) -> None:
-    """A public unicast address, or one in `allow`, the operator's list. Raises Blocked."""
-    address = ipaddress.ip_address(text.partition("%")[0])
-    carried = _carried(address)
-    if carried is not None:
-        check_address(str(carried), allow)
-    if _within(address, _NEVER) or not (_within(address, allow) or _is_public(address)):
-        raise Blocked(str(address))
-
-
-def _carried(address: Address) -> ipaddress.IPv4Address | None:
-    if (
-        isinstance(address, ipaddress.IPv4Address) or int(address) < 2
-    ):  # ::1 is loopback, :: is nothing
-        return None
-    if _within(address, _CARRIES_V4):
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.sixtofour or (address.teredo[1] if address.teredo else None)
-
-
-def _is_public(address: Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address):
-        return _within(address, _UNICAST_V6) and not _within(address, _SPECIAL_V6)
-    return address.is_global and not address.is_multicast and not _within(address, _SPECIAL_V4)
-
-
-def _within(address: Address, ranges: Sequence[Network]) -> bool:
-    return any(address.version == net.version and address in net for net in ranges)
 
 
 class Call:
@@ -250,10 +180,71 @@ def in_time() -> None:
         raise DeadlineExceeded
 
 
+class _Limit:
+    """Until when the head of an answer may come. It is read in pieces, each of which may pause."""
+
+    __slots__ = ("clock", "ends")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock, self.ends = clock, math.inf
+
+
+class _Bytes(io.RawIOBase):
+    """What comes on a socket, under a limit."""
+
+    def __init__(self, sock: Any, limit: _Limit) -> None:
+        self._raw, self._limit = sock.makefile("rb", buffering=0), limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int | None:
+        if self._limit.clock() > self._limit.ends:
+            raise TimeoutError("the head of the answer took too long")
+        got: int | None = self._raw.readinto(into)
+        return got
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Source:
+    """For http.client, which asks a socket for a file."""
+
+    def __init__(self, sock: Any, limit: _Limit) -> None:
+        self._made = sock, limit
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Bytes(*self._made))
+
+
+class _Answer(http.client.HTTPResponse):
+    def __init__(self, sock: Any, limit: _Limit, *args: Any, **kwargs: Any) -> None:
+        source: Any = _Source(sock, limit)
+        super().__init__(source, *args, **kwargs)
+        self._limit = limit
+
+    def begin(self) -> None:
+        try:
+            super().begin()
+        finally:
+            self._limit.ends = math.inf
+
+
 class _Pinned(HTTPConnection):
     allow: Sequence[Network] = ()
     clock: Callable[[], float] = staticmethod(time.monotonic)
     _sent_at = 0.0  # of the clock
+
+    def response_class(  # type: ignore[override]  # called like one, and never asked for more
+        self, sock: Any, *args: Any, **kwargs: Any
+    ) -> _Answer:
+        """The time of silence is also that of the whole head: one that drips is never silent."""
+        limit = _Limit(self.clock)
+        if isinstance(self.timeout, int | float):
+            limit.ends = self.clock() + self.timeout
+        return _Answer(sock, limit, *args, **kwargs)
 
     @property
     def is_connected(self) -> bool:

@@ -98,7 +98,7 @@ def _check_url(url: str) -> str:
         raise ValueError("Leave user and password out of the address.")
     if parts.fragment or url.endswith("#"):
         raise ValueError("Leave out the part after #.")
-    if port is not None and port < 1024 and port not in (80, 443):  # as egress.check_url
+    if port is not None and port < 1024 and port not in (80, 443):  # as addresses.check_url
         raise ValueError(f"Port {port} is reserved. Use 443, 80, or one above 1023.")
     return url
 

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import socket
 import ssl
+import sys
 import threading
 import time
 import tracemalloc
@@ -17,12 +18,12 @@ import urllib3
 from flask import Flask
 from requests_oauthlib import OAuth2Session
 
-from app import certificates, egress
+from app import addresses, certificates, egress
 from app.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from tests import authority
 from tests.authority import Authority
 
-LOOPBACK = egress.networks("127.0.0.0/8", "::1/128")
+LOOPBACK = addresses.networks("127.0.0.0/8", "::1/128")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Script = Callable[[socket.socket, bytes], None]
 NOT_PUBLIC = """
@@ -104,7 +105,7 @@ def peer() -> Iterator[Callable[..., Peer]]:
 
 @contextlib.contextmanager
 def allowing(
-    *ranges: egress.Network, clock: Callable[[], float] = time.monotonic
+    *ranges: addresses.Network, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[None]:
     """As in an app whose operator opened these ranges."""
     app = Flask(__name__)
@@ -144,32 +145,40 @@ def answers(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 @pytest.mark.parametrize("address", NOT_PUBLIC.split())
 def test_sec_090_an_address_that_is_not_public_is_blocked(address: str) -> None:
     with pytest.raises(egress.Blocked):
-        egress.check_address(address)
+        addresses.check_address(address)
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "8.8.8.8", "2606:4700:4700::1111"])
 def test_a_public_address_passes(address: str) -> None:
-    egress.check_address(address)
+    addresses.check_address(address)
 
 
 def test_sec_091_the_operator_opens_ranges() -> None:
-    egress.check_address("10.1.2.3", egress.networks("10.0.0.0/8"))
-    egress.check_address("64:ff9b::808:808", egress.networks("64:ff9b::/96"))
+    addresses.check_address("10.1.2.3", addresses.networks("10.0.0.0/8"))
+    addresses.check_address("64:ff9b::808:808", addresses.networks("64:ff9b::/96"))
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "169.254.169.254",
-        "168.63.129.16",
-        "fd00:ec2::254",
-        "::ffff:169.254.169.254",
-        "64:ff9b::a9fe:a9fe",
-    ],
-)
-def test_sec_091_nothing_opens_cloud_metadata(address: str) -> None:
+METADATA = ("169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "169.254.0.1")
+CARRIED = ("{0}", "::{0}", "::ffff:{0}", "::ffff:0:{0}", "64:ff9b::{0}")
+NEVER = [form.format(address) for address in METADATA for form in CARRIED]
+NEVER += ["fd00:ec2::254", "fe80::1", "fe80::a9fe:a9fe", "febf::1", "2002:a9fe:a9fe::1"]
+OPENED = (["0.0.0.0/0"], ["::/0"], ["0.0.0.0/0", "::/0"], ["169.254.0.0/16", "fe80::/10"])
+
+
+@pytest.mark.parametrize("ranges", OPENED, ids=" ".join)
+@pytest.mark.parametrize("address", NEVER)
+def test_sec_091_nothing_opens_cloud_metadata(address: str, ranges: list[str]) -> None:
     with pytest.raises(egress.Blocked):
-        egress.check_address(address, egress.networks("0.0.0.0/0", "::/0"))
+        addresses.check_address(address, addresses.networks(*ranges))
+
+
+def test_sec_091_a_range_opens_itself_and_nothing_else() -> None:
+    opened = addresses.networks("10.1.0.0/16", "fd12::/16")
+    for inside in ("10.1.0.0", "10.1.255.255", "fd12::1"):
+        addresses.check_address(inside, opened)
+    for outside in ("10.0.255.255", "10.2.0.0", "fd13::1", "127.0.0.1", "::ffff:10.2.0.1"):
+        with pytest.raises(egress.Blocked):
+            addresses.check_address(outside, opened)
 
 
 @pytest.mark.parametrize(
@@ -204,14 +213,14 @@ def test_sec_090_no_spelling_of_loopback_gets_through(host: str) -> None:
 )
 def test_sec_096_a_url_no_admin_means_is_blocked(url: str) -> None:
     with pytest.raises(egress.Blocked):
-        egress.check_url(url)
+        addresses.check_url(url)
 
 
 @pytest.mark.parametrize(
     "url", ["https://example.com/mcp?x=1", "https://[2606:4700::1]:8443/", "http://127.0.0.1:8000/"]
 )
 def test_an_ordinary_url_passes(url: str) -> None:
-    egress.check_url(url)
+    addresses.check_url(url)
 
 
 # --- one resolution, one place to go
@@ -303,9 +312,15 @@ def test_sec_092_netrc_and_proxy_variables_change_nothing(
     netrc.write_text("machine 127.0.0.1 login evil password pw\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    guarded.get(server.url, headers={"Authorization": "Bearer user-token"}, timeout=2)
-    assert b"Authorization: Bearer user-token\r\n" in server.heads[0]
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    token = {"Authorization": "Bearer user-token"}
+    guarded.get(server.url, headers=token, timeout=2)
+    egress.pool().request("GET", server.url, headers=token)
+    assert len(server.heads) == 2
+    assert all(b"Authorization: Bearer user-token\r\n" in head for head in server.heads)
+    guarded.get(server.url, timeout=2)
+    assert b"Authorization" not in server.heads[2]
 
 
 def test_proxies_given_by_hand_are_refused(guarded: requests.Session) -> None:
@@ -318,13 +333,15 @@ def test_sec_035_a_redirect_is_not_followed(
     peer: Callable[..., Peer], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")  # oauthlib refuses http even on loopback
-    head = f"HTTP/1.1 {status} Moved\r\nLocation: /secret\r\nContent-Length: 0\r\n\r\n".encode()
-    server = peer(lambda sock, _: sock.sendall(head))
+    other = peer(lambda sock, _: sock.sendall(OK))
+    head = f"HTTP/1.1 {status} Moved\r\nLocation: {other.url}\r\nContent-Length: 0\r\n\r\n"
+    server = peer(lambda sock, _: sock.sendall(head.encode()))
     with allowing(*LOOPBACK), egress.guard(OAuth2Session("client")) as client:
         with pytest.raises(requests.TooManyRedirects):
             client.post(server.url, data={"client_secret": "s"}, timeout=2)
         assert egress.pool().request("POST", server.url).status == status
     assert [head.split()[1] for head in server.heads] == [b"/", b"/"]
+    assert other.connections == 0
 
 
 def test_sec_047_the_pools_do_not_retry(peer: Callable[..., Peer]) -> None:
@@ -376,6 +393,86 @@ def test_sec_095_a_dripping_answer_ends_at_the_deadline(
     with pytest.raises(egress.DeadlineExceeded), egress.call(0.4) as call:
         guarded.post(server.url, timeout=2)
     assert call.sent
+
+
+def test_sec_095_a_head_that_drips_is_given_up_without_a_deadline(
+    peer: Callable[..., Peer], loopback: None
+) -> None:
+    """As the proxy calls: only silence is limited, and this one is never silent."""
+    server = peer(drip(b"HTTP/1.1 200 OK\r\nX: "))
+    with pytest.raises(urllib3.exceptions.ReadTimeoutError):
+        egress.pool().request("POST", server.url, timeout=egress.silence(0.4))
+    assert server.hung_up.wait(5)
+
+
+def test_sec_095_a_body_may_take_longer_than_its_head(
+    peer: Callable[..., Peer], loopback: None
+) -> None:
+    begun = threading.Event()
+
+    def slowly(sock: socket.socket, _head: bytes) -> None:
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+        for _ in range(6):
+            begun.wait(0.1)
+            sock.sendall(b"a")
+
+    answer = egress.pool().request("GET", peer(slowly).url, timeout=egress.silence(0.4))
+    assert answer.data == b"aaaaaa"
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[int]:
+    """A port where connections are neither taken nor refused: its queue is full."""
+    with contextlib.ExitStack() as open_ones:
+        listener = open_ones.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = open_ones.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def test_f_02_a_connection_that_is_not_taken_ends_at_the_deadline(
+    guarded: requests.Session,
+) -> None:
+    with black_hole() as port:
+        with pytest.raises(egress.DeadlineExceeded), egress.call(0.4) as call:
+            guarded.post(f"http://127.0.0.1:{port}/", timeout=30)
+        assert not call.sent
+        with pytest.raises(urllib3.exceptions.ConnectTimeoutError) as caught:
+            egress.pool().request("POST", f"http://127.0.0.1:{port}/", timeout=0.4)
+        assert egress.is_unsent(caught.value)
+
+
+def test_f_42_a_name_that_takes_too_long_leads_nowhere(
+    peer: Callable[..., Peer], guarded: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The resolver cannot be stopped, but what it says too late is not used."""
+    server, over = peer(lambda sock, _: sock.sendall(OK)), threading.Event()
+
+    def slowly(_host: str, port: int, *_: object) -> list[object]:
+        assert over.wait(20)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", slowly)
+    with pytest.raises(egress.DeadlineExceeded), egress.call(0.2) as call:
+        threading.Timer(0.5, over.set).start()
+        guarded.get(f"http://localhost:{server.port}/", timeout=30)
+    assert server.connections == 0 and not call.sent
+
+
+def test_a_name_with_many_addresses_is_not_tried_for_ever(
+    guarded: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    tried: list[str] = []
+    answers(monkeypatch, *(f"127.0.0.{number}" for number in range(1, 50)))
+    check = sys.addaudithook
+    check(lambda event, args: tried.append(args[1][0]) if event == "socket.connect" else None)
+    with pytest.raises(requests.ConnectionError):
+        guarded.get(f"http://localhost:{port}/", timeout=2)
+    assert tried == [f"127.0.0.{number}" for number in range(1, egress.TRIED + 1)]
 
 
 def test_sec_095_a_silent_handshake_ends_at_the_deadline(guarded: requests.Session) -> None:
