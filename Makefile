@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help run demo test lint bench lock
+.PHONY: help run demo test lint bench chaos lock
 
 PYTHON ?= python3
 PORT ?= 8000
@@ -16,6 +16,7 @@ help:
 	@echo "make test    everything that is checked; installs what that needs"
 	@echo "make lint    the quick part of it: style, types, and what looks for mistakes"
 	@echo "make bench   the gateway against a bare proxy, side by side"
+	@echo "make chaos   two nodes and twenty people, while everything breaks that can"
 	@echo "make lock    pin the newest packages that pyproject.toml allows"
 
 # --- install: once, and again when the pins change -------------------------------------------
@@ -78,6 +79,10 @@ test: lint .rigs/stamp
 bench: .venv/run
 	@.ci/needs wrk gcc
 	$(BIN)/python -m benchmarks
+
+chaos: .venv/dev
+	@.ci/needs postgresql
+	$(BIN)/python -m tests.chaos
 
 # --- pins: read the difference before you commit it ---------------------------------------------
 

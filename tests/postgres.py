@@ -76,10 +76,10 @@ def server(**settings: str) -> Iterator[Server]:
         if os.geteuid() == 0:
             shutil.chown(folder, "postgres", "postgres")
         data, port = folder / "data", _free_port()
-        _do(_program("initdb"), "-D", data, "-U", "postgres", "-A", "trust", "--no-sync")
+        _do(program("initdb"), "-D", data, "-U", "postgres", "-A", "trust", "--no-sync")
         options = [f"-c{name}={value}" for name, value in (FAST | settings).items()]
         where = ["-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder]
-        command = [*_as_postgres(), _program("postgres"), *where, *options]
+        command = [*_as_postgres(), program("postgres"), *where, *options]
         one = Server(port, command)
         one.start()
         try:
@@ -103,7 +103,7 @@ def copy_of(template: str, name: str) -> Iterator[str]:
         copier.drop(name)
 
 
-def _program(name: str) -> Path:
+def program(name: str) -> Path:
     """Debian keeps the server's programs off PATH, in a folder for each version."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     path = found[-1] if found else shutil.which(name)

@@ -1,0 +1,120 @@
+"""What breaks: workers, nodes, the provider, the database, and the key in the middle of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from demo.instance import ROOT
+from tests.e2e.gateway import Gateway
+from tests.postgres import Server
+
+from .world import Issuer
+
+
+class Weather:
+    """Each method breaks one thing and mends it again. `kills`: spans in which one may have hit."""
+
+    def __init__(self, nodes: list[Gateway], database: Server, issuers: list[Issuer]) -> None:
+        self.nodes, self.database, self.issuers = nodes, database, issuers
+        self.kills: list[float] = []
+        self.happened: dict[str, int] = {}
+        self.logs: list[str] = []  # of nodes that are gone
+
+    def storm(self, over: threading.Event, *, pause: float = 2.0) -> None:
+        """One thing after the other; the rarer ones at least once."""
+        kinds: list[Callable[[], None]] = [
+            *[self.kill_a_worker] * 4,
+            *[self.kill_a_node] * 2,
+            *[self.lose_the_provider] * 3,
+            *[self.crash_the_database] * 2,
+        ]
+        rotated = False
+        while not over.is_set():
+            random.shuffle(kinds)
+            for kind in [*kinds[:4], *([] if rotated else [self.rotate_the_key]), *kinds[4:]]:
+                rotated |= kind == self.rotate_the_key
+                if over.wait(random.uniform(pause / 2, pause * 1.5)):
+                    return
+                kind()
+                self.happened[kind.__name__] = self.happened.get(kind.__name__, 0) + 1
+
+    def kill_a_worker(self) -> None:
+        """kill -9; gunicorn starts another."""
+        workers = list(_children(random.choice(self.nodes).program.pid))
+        if workers:
+            self._kill(random.choice(workers))
+
+    def kill_a_node(self) -> None:
+        """kill -9 of master and workers, and a new start."""
+        node = random.choice(self.nodes)
+        self.kills.append(time.time())
+        os.killpg(node.program.pid, signal.SIGKILL)
+        self.kills.append(time.time())
+        self._again(node)
+
+    def lose_the_provider(self) -> None:
+        issuer = random.choice(self.issuers)
+        issuer.weather = random.choice(["503", "reset", "hang"])
+        time.sleep(random.uniform(1, 4))
+        issuer.weather = ""
+
+    def crash_the_database(self) -> None:
+        self.database.crash()
+        time.sleep(random.uniform(0, 1.5))
+        self.database.start()
+
+    def rotate_the_key(self) -> None:
+        """As the runbook says, one node after the other, and with a reseal that is killed."""
+        old, new = self.nodes[0].env["AUTH_ENCRYPTION_SECRET"], secrets.token_urlsafe(32)
+        self._all_restart(AUTH_ENCRYPTION_SECRETS_OLD=new)
+        self._all_restart(AUTH_ENCRYPTION_SECRET=new, AUTH_ENCRYPTION_SECRETS_OLD=old)
+        self._reseal(kill_after=1.5)
+        self._reseal()
+        self.nodes[0].flask("secrets", "status")  # fails unless the old key is unused
+        self._all_restart(AUTH_ENCRYPTION_SECRETS_OLD="")
+
+    def _reseal(self, *, kill_after: float | None = None) -> None:
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", "secrets", "reseal"]
+        with subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.nodes[0].env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.communicate(timeout=kill_after)
+            running.kill()
+        if kill_after is None and running.returncode:
+            raise RuntimeError(f"reseal ended with {running.returncode}")
+
+    def _all_restart(self, **settings: str) -> None:
+        for node in self.nodes:
+            self._again(node, **settings)
+
+    def _again(self, node: Gateway, **settings: str) -> None:
+        log = node.program
+        node.restart(**settings)
+        self.logs.append(log.log())
+
+    def _kill(self, pid: int) -> None:
+        self.kills.append(time.time())
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _children(pid: int) -> Iterator[int]:
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if entry.read_text().rpartition(")")[2].split()[1] == str(pid):
+                yield int(entry.parent.name)
