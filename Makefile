@@ -71,7 +71,7 @@ lint: .venv/dev .venv/lint/stamp
 	tests/lint/secrets
 
 test: lint .rigs/stamp
-	@.ci/needs chromium postgresql nginx-light curl
+	@.ci/needs chromium postgresql nginx-light curl faketime
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore tests/e2e
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore tests/e2e --database postgresql
 	$(BIN)/python -m pytest -q tests/e2e

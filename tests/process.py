@@ -74,6 +74,12 @@ class Program:
         with self._news:
             return "".join(self._lines)
 
+    def tell(self, line: str) -> None:
+        """Write a line to its stdin."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+
     def wait(self, seconds: float = 30) -> int:
         """Until it ends by itself; its exit status. Raises subprocess.TimeoutExpired."""
         return self._process.wait(seconds)

@@ -2,6 +2,9 @@
 
 In this process and on a port of its own. `hold` names a moment ("before" or "after" the tokens
 rotate) at which it stops until `go_on` is set; `arrived` is set when a request is there.
+
+It counts `reused` refresh tokens, and as `early` what came within a quarter of a token's life after
+the request before: nobody needs a new token then.
 """
 
 from __future__ import annotations
@@ -34,11 +37,14 @@ class Provider:
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
     arrived: threading.Event = dataclasses.field(default_factory=threading.Event)
     go_on: threading.Event = dataclasses.field(default_factory=threading.Event)
+    # released as a request comes, and as its tokens have rotated
+    moments: threading.Semaphore = dataclasses.field(default_factory=lambda: threading.Semaphore(0))
     url: str = ""
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     _alive: dict[str, bool] = dataclasses.field(default_factory=dict)  # family -> not revoked
     _access: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)  # family, end
     _refresh: dict[str, tuple[str, float | None]] = dataclasses.field(default_factory=dict)
+    _asked: dict[str, float] = dataclasses.field(default_factory=dict)  # family, the last arrival
 
     def seed(self) -> dict[str, Any]:
         """A new grant, as after a consent."""
@@ -46,6 +52,11 @@ class Provider:
             family = secrets.token_hex(4)
             self._alive[family] = True
             return self._mint(family)
+
+    def revoked(self) -> int:
+        """How many families were ended because a token was used again."""
+        with self._lock:
+            return sum(not alive for alive in self._alive.values())
 
     def look_up(self, token: str) -> str:
         """What an MCP server would find: active, expired, revoked or unknown."""
@@ -60,11 +71,15 @@ class Provider:
     def reply(self, path: str, form: dict[str, str]) -> Reply:
         if path == "/look_up":
             return 200, {"why": self.look_up(form["token"])}
+        arrived = time.time()
+        self.moments.release()
         self._wait("before", self.delay)
         with self._lock:
             self.counts[form["grant_type"]] += 1
             fault = self.misbehave.popleft() if self.misbehave else ""
-            reply = (int(fault), {"error": "try_later"}) if fault.isdigit() else self._answer(form)
+            is_status = fault.isdigit()
+            reply = (int(fault), {"error": "no"}) if is_status else self._answer(form, arrived)
+        self.moments.release()
         self._wait("after", self.tail)
         return (0, {"fault": fault}) if fault in FAULTS else reply
 
@@ -75,16 +90,18 @@ class Provider:
         else:
             time.sleep(seconds)
 
-    def _answer(self, form: dict[str, str]) -> Reply:
+    def _answer(self, form: dict[str, str], arrived: float) -> Reply:
         if form["grant_type"] == "client_credentials":
             self._alive["client"] = True
             reply = self._mint("client")
             del reply["refresh_token"]
             return 200, reply
-        return self._rotate(form["refresh_token"])
+        return self._rotate(form["refresh_token"], arrived)
 
-    def _rotate(self, token: str) -> Reply:
+    def _rotate(self, token: str, arrived: float) -> Reply:
         family, used = self._refresh.get(token, ("", None))
+        self.counts["early"] += arrived - self._asked.get(family, 0.0) < self.expires / 4
+        self._asked[family] = arrived
         if not self._alive.get(family):
             return 400, {"error": "invalid_grant"}
         if used is not None and time.time() - used > self.grace:
