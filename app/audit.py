@@ -62,4 +62,6 @@ def entry(
         details=details,
         request_id=actor.request_id,
         address=actor.address,
+        gateway_id=None,  # these two are looked up as it is written
+        person_id=None,
     )

@@ -21,6 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
+from . import about
 from .db import AWAY, db
 from .errors import NotRecorded, Unsealable
 from .models import AuditEvent, AuditHead
@@ -38,6 +39,7 @@ _WAITING, _WRITTEN = "audit_waiting", "audit_written"  # keys of session.info
 FACTS = (  # what a link is made of; a column that is added later belongs to a new kind of link
     *("seq", "id", "at", "actor_kind", "actor_id", "actor_label", "action", "subject_kind"),
     *("subject_id", "subject_label", "outcome", "details", "request_id", "address"),
+    *("gateway_id", "person_id"),
 )
 
 
@@ -120,6 +122,8 @@ def _forget(session: Session, transaction: SessionTransaction) -> None:
 
 
 def _write(session: Session, events: list[AuditEvent]) -> None:
+    for event in events:
+        event.gateway_id, event.person_id = about.of(session, event)
     head = _locked(session)
     for event in events:
         event.seq = head.seq + 1

@@ -401,3 +401,15 @@ def test_nothing_gets_into_the_trail_around_the_chain(app_ctx):
     db.session.add(audit.entry(SYSTEM, "sneaked in", Subject("user")))
     with pytest.raises(RuntimeError, match=r"audit\.stage"):
         db.session.commit()
+
+
+def test_a_record_knows_its_gateway_and_whose_account_it_is_about(app, admin, alice):
+    gateway_id = world.add(app, "https://mcp.test/mcp", **world.oauth())
+    ids = {row.email: row.id for row in rows(app, User)}
+    alice.submit("/oauth/connect/acme", at="/connections/acme")
+    user_id = ids["alice@example.com"]
+    admin.submit(f"/admin/users/{user_id}/disable", at=f"/admin/users/{user_id}")
+    found = {row.action: (row.gateway_id, row.person_id) for row in rows(app, AuditEvent)}
+    assert found["gateway.created"] == (gateway_id, None)
+    assert found["consent.begun"] == (gateway_id, user_id)
+    assert found["user.disabled"] == (None, user_id)

@@ -17,6 +17,8 @@ class AuditEvent(Base):
         Index("ix_audit_event_at", "at"),
         Index("ix_audit_event_subject", "subject_kind", "subject_id", "at"),
         Index("ix_audit_event_seq", "seq", unique=True),
+        Index("ix_audit_event_gateway_id", "gateway_id", "seq"),
+        Index("ix_audit_event_person_id", "person_id", "seq"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -32,6 +34,9 @@ class AuditEvent(Base):
     details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     request_id: Mapped[str] = mapped_column(String(32), default="")
     address: Mapped[str] = mapped_column(String(45), default="")
+    # What it is about, to look for: no foreign keys, as it outlives both.
+    gateway_id: Mapped[str | None] = mapped_column(String(32))
+    person_id: Mapped[str | None] = mapped_column(String(32))
     # Its place in the chain, and SHA-256 of the link before it and of this row. NULL: from before
     # there was a chain.
     seq: Mapped[int | None] = mapped_column(BigInteger)

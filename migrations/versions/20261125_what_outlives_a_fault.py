@@ -77,10 +77,14 @@ def upgrade() -> None:
     with op.batch_alter_table("audit_event", schema=None) as batch_op:
         batch_op.add_column(sa.Column("seq", sa.BigInteger(), nullable=True))
         batch_op.add_column(sa.Column("link", sa.String(length=64), nullable=True))
+        batch_op.add_column(sa.Column("gateway_id", sa.String(length=32), nullable=True))
+        batch_op.add_column(sa.Column("person_id", sa.String(length=32), nullable=True))
         batch_op.create_index(
             "ix_audit_event_subject", ["subject_kind", "subject_id", "at"], unique=False
         )
         batch_op.create_index("ix_audit_event_seq", ["seq"], unique=True)
+        batch_op.create_index("ix_audit_event_gateway_id", ["gateway_id", "seq"], unique=False)
+        batch_op.create_index("ix_audit_event_person_id", ["person_id", "seq"], unique=False)
 
     with op.batch_alter_table("connection", schema=None) as batch_op:
         batch_op.add_column(
@@ -125,8 +129,12 @@ def downgrade() -> None:
         batch_op.drop_column("state_ms")
 
     with op.batch_alter_table("audit_event", schema=None) as batch_op:
+        batch_op.drop_index("ix_audit_event_person_id")
+        batch_op.drop_index("ix_audit_event_gateway_id")
         batch_op.drop_index("ix_audit_event_seq")
         batch_op.drop_index("ix_audit_event_subject")
+        batch_op.drop_column("person_id")
+        batch_op.drop_column("gateway_id")
         batch_op.drop_column("link")
         batch_op.drop_column("seq")
 
