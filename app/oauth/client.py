@@ -74,6 +74,10 @@ class OAuthClient:
     def __init__(self, registration: Registration) -> None:
         self._us = registration
 
+    @property
+    def registration(self) -> Registration:
+        return self._us
+
     def authorize_url(
         self, *, state: str, verifier: str, scopes: Sequence[str] | None, resource: str | None
     ) -> str:

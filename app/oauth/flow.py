@@ -25,9 +25,9 @@ from ..errors import AppError, Busy, Conflict, ConsentFailed, NotFound
 from ..models import Flow, OAuthConfig, User
 from ..secretbox import Where, box, cell
 from ..specs import OAuthConfigSpec
-from . import keeping, ladder, parked, registration, sharing
+from . import keeping, ladder, parked, registration, revocation, sharing
 from .callback import Callback
-from .client import OAuthClient
+from .client import OAuthClient, Registration
 from .replies import TokenSet
 
 WINDOW_MS = 600_000  # in which unfinished attempts are counted
@@ -142,8 +142,8 @@ def finish(
         metrics.flow(seen.slug, error.code)
         raise
     try:
-        token_set = _exchange(seen, callback)
-        finished = _settled(person, seen, token_set, t0_ms=t0_ms, by=by)
+        got = _exchange(seen, callback)
+        finished = _settled(person, seen, *got, t0_ms=t0_ms, by=by)
     except AppError as error:
         raise _failed(seen, error, by=by) from error
     metrics.flow(seen.slug, "done")
@@ -226,7 +226,7 @@ def _scopes(caller: Caller, config: UsableConfig, parked_call: str | None) -> li
 # -- the exchange --------------------------------------------------------------------------------
 
 
-def _exchange(seen: ladder.Row, callback: Callback) -> TokenSet:
+def _exchange(seen: ladder.Row, callback: Callback) -> tuple[TokenSet, Registration]:
     """Raises ConsentFailed and ProviderError. The account's name comes with it, if one is told."""
     spec = _spec(seen)
     code = ladder.code_in(seen, callback, spec.reply.errors)
@@ -236,17 +236,36 @@ def _exchange(seen: ladder.Row, callback: Callback) -> TokenSet:
         token_set = client.exchange(code, verifier=verifier, resource=seen.resource)
     if token_set.account_label is None and spec.stores:
         token_set = replace(token_set, account_label=client.account(token_set.access_token))
-    return token_set
+    return token_set, client.registration
 
 
-def _settled(
-    caller: Caller, seen: ladder.Row, token_set: TokenSet, *, t0_ms: int, by: Actor
+def _drop(seen: ladder.Row, token_set: TokenSet, us: Registration) -> None:
+    """What is kept nowhere is ended where it came from, as whom it was asked for. Commits."""
+    db.session.rollback()
+    if us.spec.stores:
+        gateway = (seen.gateway_id, seen.name)
+        revocation.drop_unkept(
+            token_set, us, flow_id=seen.id, user_id=seen.user_id, gateway=gateway
+        )
+
+
+def _settled(  # noqa: PLR0913  # what came, for whom, and as whom it was asked for
+    caller: Caller,
+    seen: ladder.Row,
+    token_set: TokenSet,
+    us: Registration,
+    *,
+    t0_ms: int,
+    by: Actor,
 ) -> Finished:
     """Again while the database is away: nobody gives these tokens twice."""
     give_up = time.monotonic() + KEEP_S
     while True:
         try:
             return _settle(caller, seen, token_set, t0_ms=t0_ms, by=by)
+        except AppError:  # an edit came between, or there is no room any more
+            _drop(seen, token_set, us)
+            raise
         except AWAY:
             db.session.rollback()
             if time.monotonic() > give_up:

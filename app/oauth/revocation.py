@@ -32,7 +32,7 @@ AT_ONCE_S = 5.0  # for one token; somebody may be waiting for the answer
 LEASE_S = 2 * AT_ONCE_S + 5.0
 MOST_TRIES = 16  # some two days
 SLOWEST_S = 6 * 3600.0
-LATE_S = 600.0  # an answer to a renewal that was under way may still bring tokens to end
+NO_WAY = "no_revocation"
 _TOKENS: tuple[tuple[str, Hint], ...] = (  # in this order
     ("refresh_token_sealed", "refresh_token"),
     ("access_token_sealed", "access_token"),
@@ -47,40 +47,35 @@ def queue(row: Connection, *, why: str) -> int:
     """Put by what this connection holds, in the caller's transaction. How many tokens.
 
     The caller has locked the row, and empties its columns. 0: nothing is held that opens, or its
-    provider has no way to end it. Opens no network.
+    provider has no way to end it; then a row says so to what comes late. Opens no network.
     """
     client = db.session.get(ClientRegistration, row.registration_id or "")
     config = db.session.get(OAuthConfig, row.oauth_config_id)
     gateway = db.session.get(Gateway, row.gateway_id)
-    if client is None or config is None or gateway is None:
-        return 0
-    style = OAuthConfigSpec.model_validate(config.settings).revocation_style
     tokens = {column: _opened(row, column) for column, _ in _TOKENS}
-    if row.revocation_url is None or style == "none" or not any(tokens.values()):
+    if gateway is None or config is None or not any(tokens.values()):
         return 0
-    made = Revocation(
-        connection_id=row.id,
-        user_id=row.user_id,
-        gateway_id=gateway.id,
-        gateway_name=gateway.name,
-        style=style,
-        url=row.revocation_url,
-        client_id=client.client_id,
-        auth_method=client.auth_method,
-        ca_pem=gateway.ca_pem,
-        client_cert_pem=gateway.client_cert_pem,
-    )
+    made = Revocation(connection_id=row.id, user_id=row.user_id, style="none", url="")
+    made.gateway_id, made.gateway_name, made.client_id = gateway.id, gateway.name, ""
+    style = OAuthConfigSpec.model_validate(config.settings).revocation_style
+    if client is None or row.revocation_url is None or style == "none":
+        made.state, made.ended_at, made.last_error_code = "done", utcnow(), NO_WAY
+        db.session.add(made)
+        return 0
+    made.style, made.url = style, row.revocation_url
+    made.client_id, made.auth_method = client.client_id, client.auth_method
+    made.ca_pem, made.client_cert_pem = gateway.ca_pem, gateway.client_cert_pem
     held = tokens | {
         "client_secret_sealed": _opened(client, "client_secret_sealed"),
         "client_key_sealed": _opened(gateway, "client_key_sealed"),
     }
-    count = _add(made, held)
+    count = _add(db.session(), made, held)
     subject = Subject("connection", row.id, gateway.name)
     record(SYSTEM, "connection.revocation_queued", subject, why=why, tokens=count)
     return count
 
 
-def drop(token_set: TokenSet, *, connection_id: str, why: str = "late") -> int:
+def drop(token_set: TokenSet, *, connection_id: str) -> int:
     """Tokens that came after their connection was ended (F-40, F-41). How many. Commits.
 
     They are ended as the ones before them are: as the same client, at the same place. Never call
@@ -89,22 +84,57 @@ def drop(token_set: TokenSet, *, connection_id: str, why: str = "late") -> int:
     with Session(db.engine) as session, session.begin():
         query = sa.select(r).where(r.connection_id == connection_id).order_by(r.created_at.desc())
         before = session.scalars(query.limit(1)).first()
-        if before is None:
-            return 0  # the provider has no way to end them
+        row = session.get(Connection, connection_id)
+        if before is None or before.style == "none" or (row and row.reason == "access_lost"):
+            return 0
         names = ("user_id", "gateway_id", "gateway_name", "style", "url", "client_id")
         more = ("auth_method", "ca_pem", "client_cert_pem")
         copied = {name: getattr(before, name) for name in (*names, *more)}
         made = Revocation(connection_id=connection_id, **copied)
-        held = {
-            "refresh_token_sealed": token_set.refresh_token,
-            "access_token_sealed": token_set.access_token,
-            "client_secret_sealed": _opened(before, "client_secret_sealed"),
-            "client_key_sealed": _opened(before, "client_key_sealed"),
-        }
-        count = _add(made, held, session)
-        subject = Subject("connection", connection_id, before.gateway_name)
-        action = "connection.revocation_queued"
-        stage(session, entry(SYSTEM, action, subject, why=why, tokens=count))
+        kept = ("client_secret_sealed", "client_key_sealed")
+        return _add_late(session, made, token_set, {name: _opened(before, name) for name in kept})
+
+
+def drop_unkept(
+    token_set: TokenSet, us: Registration, *, flow_id: str, user_id: str, gateway: tuple[str, str]
+) -> int:
+    """Tokens of a consent that found no place any more (F-41). How many. Commits.
+
+    `us` is who asked for them; `gateway` its id and name.
+    """
+    spec = us.spec
+    if spec.revocation_url is None or spec.revocation_style == "none":
+        return 0
+    trusted = us.trust
+    key = trusted.key_pem() if trusted is not None else None
+    made = Revocation(
+        connection_id=flow_id,  # there is no connection, and never was one
+        user_id=user_id,
+        gateway_id=gateway[0],
+        gateway_name=gateway[1],
+        style=spec.revocation_style,
+        url=spec.revocation_url,
+        client_id=us.client_id,
+        auth_method=us.auth_method,
+        ca_pem=trusted and trusted.ca_pem,
+        client_cert_pem=trusted and trusted.cert_pem,
+    )
+    held = {"client_secret_sealed": us.client_secret, "client_key_sealed": key}
+    with Session(db.engine) as session, session.begin():
+        return _add_late(session, made, token_set, held)
+
+
+def _add_late(
+    session: Session, made: Revocation, token_set: TokenSet, held: Mapping[str, str | None]
+) -> int:
+    tokens = {
+        "refresh_token_sealed": token_set.refresh_token,
+        "access_token_sealed": token_set.access_token,
+    }
+    count = _add(session, made, tokens | dict(held))
+    subject = Subject("connection", made.connection_id, made.gateway_name)
+    action = "connection.revocation_queued"
+    stage(session, entry(SYSTEM, action, subject, why="late", tokens=count))
     return count
 
 
@@ -117,12 +147,12 @@ def _opened(row: Connection | ClientRegistration | Gateway | Revocation, column:
         return None
 
 
-def _add(made: Revocation, held: Mapping[str, str | None], session: Session | None = None) -> int:
+def _add(session: Session, made: Revocation, held: Mapping[str, str | None]) -> int:
     """Sealed anew: a sealed value is bound to its row."""
     for column, secret in held.items():
         sealed = None if secret is None else box().seal(secret, where=cell(made, column))
         setattr(made, column, sealed)
-    (session or db.session).add(made)
+    session.add(made)
     return sum(held[column] is not None for column, _ in _TOKENS)
 
 
@@ -284,7 +314,7 @@ def outcomes(connection_ids: Collection[str]) -> dict[str, str]:
     with db.engine.connect() as link:
         for row in link.execute(query.order_by(r.created_at)):
             word = {"queued": "waiting", "given_up": "given_up"}.get(row.state, "revoked")
-            if row.state == "done" and row.last_error_code == "unsupported_token_type":
+            if row.state == "done" and row.last_error_code in (NO_WAY, "unsupported_token_type"):
                 word = "unsupported"
             found[row.connection_id] = word
     return found

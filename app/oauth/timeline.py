@@ -57,6 +57,12 @@ def of(connection_id: str, *, host: str = "", limit: int = LIMIT) -> list[Moment
     return found
 
 
+def words(action: str, details: Mapping[str, Any], host: str = "") -> str | None:
+    """What an event says; None if it says nothing to a person."""
+    moment = _moment(datetime.min, action, details, host)
+    return moment and moment.words
+
+
 def _moment(at: datetime, action: str, details: Mapping[str, Any], host: str) -> Moment | None:
     """None: nothing that a person would want to know."""
     if action not in _WORDS:
@@ -79,7 +85,7 @@ def _why(code: str, host: str) -> str:
 
 _WORDS: Mapping[str, tuple[str, str]] = {
     "connection.connected": ("ok", "Signed in at {host}."),
-    "connection.renewed": ("ok", "Renewed by itself."),
+    "connection.renewed": ("ok", "Renewed."),
     "connection.recovered": ("ok", "Renewed again: {host} answers."),
     "connection.failing": ("bad", "Could not be renewed: {why}. Tried again by itself."),
     "connection.uncertain": (

@@ -8,16 +8,17 @@ import requests
 import requests_mock
 import sqlalchemy as sa
 
-from app import people
+from app import audit, people
 from app.audit import SYSTEM
 from app.db import db
 from app.models import AuditEvent, ClientRegistration, Connection, Gateway, Revocation
-from app.oauth import revocation
+from app.oauth import revocation, timeline
 from app.secretbox import box, cell
 from tests.conftest import rows
 from tests.oauth import acme
 from tests.oauth.acme import GOOD, TOKEN, leave
 from tests.web.registry import script
+from tests.web.test_connections import text_of
 
 REVOKE = "https://as.test/revoke"
 PAIR = GOOD | {"refresh_token": "rt-1"}
@@ -195,7 +196,7 @@ def test_a_provider_without_a_revoke_is_named(app, alice, provider):
     connected(app, alice, provider, revocation_url=None)
     page = press_disconnect(alice)
     assert "Removed here. as.test has no revoke: remove this app there, if it is listed." in page
-    assert rows(app, Revocation) == []
+    assert work_off(app) == {}
     assert "as.test was not asked to revoke it, as it has no way to." in page
 
 
@@ -501,3 +502,178 @@ def test_another_account_ends_the_grant_before_it(app, alice, provider):
         provider.post(TOKEN, json=PAIR | {"who": who})
         leave(alice).back()
         assert len(rows(app, Revocation)) == queued
+
+
+# -- while something is under way (F-40, F-41) ----------------------------------------------------
+
+
+def test_f_40_tokens_that_come_after_a_disconnect_end_at_the_provider(app, alice, provider):
+    """The person leaves while their token is being renewed: nothing of it is kept or used."""
+    connected(app, alice, provider)
+    provider.post(REVOKE)
+
+    def leave_meanwhile(request, context):
+        assert "Revoked at as.test." in press_disconnect(alice)
+        return {"access_token": "at-2", "token_type": "Bearer", "refresh_token": "rt-2"}
+
+    provider.post(TOKEN, json=leave_meanwhile)
+    reply = alice.submit("/connections/acme/refresh", at="/connections/acme")
+    assert reply.status_code == 303
+    [row] = rows(app, Connection)
+    assert (row.state, row.access_token_sealed) == ("revoked", None)
+    assert work_off(app) == {"ended": 1}
+    late = [("rt-2", "refresh_token"), ("at-2", "access_token")]
+    assert tokens(provider) == BOTH + late
+
+
+def test_f_40_what_comes_late_goes_to_no_provider_of_an_earlier_grant(app, alice, provider):
+    """The first grant could be revoked, the second cannot: its tokens are not for the first."""
+    connected(app, alice, provider)
+    provider.post(REVOKE)
+    press_disconnect(alice)
+    script(app).ask(
+        "PATCH", "/acme", {"oauth_config": {"revocation_url": None, "client_secret": "s3cret"}}
+    )
+    connected(app, alice, provider)
+
+    def leave_meanwhile(request, context):
+        press_disconnect(alice)
+        return {"access_token": "at-2", "token_type": "Bearer", "refresh_token": "rt-2"}
+
+    provider.post(TOKEN, json=leave_meanwhile)
+    alice.submit("/connections/acme/refresh", at="/connections/acme")
+    assert work_off(app) == {}
+    assert tokens(provider) == BOTH, "of the first grant alone"
+
+
+def test_f_41_tokens_of_a_sign_in_that_an_edit_overtook_end_where_they_came_from(
+    app, alice, provider
+):
+    acme.add(app, revocation_url=REVOKE)
+    admins = script(app)
+    provider.post(REVOKE)
+
+    def edit_meanwhile(request, context):
+        there = {
+            "oauth_config": {
+                "revocation_url": f"{ELSE}/revoke",
+                "token_url": f"{ELSE}/t",
+                "client_id": "new",
+                "client_secret": "new",
+            }
+        }
+        assert admins.ask("PATCH", "/acme", there).status_code == 200
+        return PAIR
+
+    provider.post(TOKEN, json=edit_meanwhile)
+    leave(alice).back()
+    assert rows(app, Connection) == []
+    assert work_off(app) == {"ended": 1} and tokens(provider) == BOTH
+    [first, second] = [one for one in provider.request_history if one.url == REVOKE]
+    assert first.headers["Authorization"] == "Basic Y2lkOnMzY3JldA=="
+
+
+def test_f_41_a_renewal_that_an_edit_overtook_is_dropped_and_ended_where_it_came_from(
+    app, alice, provider
+):
+    connected(app, alice, provider)
+    admins = script(app)
+    provider.post(REVOKE)
+
+    def edit_meanwhile(request, context):
+        typed = {"client_secret": "s3cret", "issuer": ELSE}
+        assert admins.ask("PATCH", "/acme", {"oauth_config": typed}).status_code == 200
+        return {"access_token": "at-2", "token_type": "Bearer", "refresh_token": "rt-2"}
+
+    provider.post(TOKEN, json=edit_meanwhile)
+    alice.submit("/connections/acme/refresh", at="/connections/acme")
+    [row] = rows(app, Connection)
+    assert (row.state, row.reason, row.access_token_sealed) == ("orphaned", "gateway_changed", None)
+    assert work_off(app) == {"ended": 2}
+    assert [token for token, _ in tokens(provider)] == ["rt-1", "at-1", "rt-2", "at-2"]
+
+
+# -- Refresh now, and what happened ---------------------------------------------------------------
+
+
+def history(browser, url: str = "/connections/acme") -> str:
+    return text_of(browser.get(url)).partition("History")[2]
+
+
+def test_refresh_now_renews_once_and_says_so(app, alice, provider):
+    connected(app, alice, provider)
+    at = "/connections/acme"
+    assert "Refresh now" in alice.get(at).text
+    provider.post(TOKEN, json=PAIR | {"access_token": "at-2"})
+    reply = alice.submit(f"{at}/refresh", at=at)
+    assert "Acme was renewed." in alice.get(reply.location).text
+    again = alice.submit(f"{at}/refresh", at=at)
+    assert "renewed a moment ago" in alice.get(again.location).text
+    renewals = [one for one in provider.request_history if "grant_type=refresh" in (one.text or "")]
+    assert len(renewals) == 1
+    assert "Renewed." in history(alice)
+
+
+def test_refresh_now_tells_why_not_and_loses_nothing(app, alice, provider):
+    before = connected(app, alice, provider)
+    at = "/connections/acme"
+    provider.post(TOKEN, status_code=503)
+    reply = alice.submit(f"{at}/refresh", at=at)
+    assert "Acme was not renewed." in alice.get(reply.location).text
+    [row] = rows(app, Connection)
+    assert row.state == "failing" and row.refresh_token_sealed == before.refresh_token_sealed
+    assert "Could not be renewed" in history(alice)
+    assert "Next try" in text_of(alice.get(at))
+
+
+def test_without_a_refresh_token_there_is_no_such_button_and_no_harm_in_it(app, alice, provider):
+    acme.add(app, revocation_url=REVOKE)
+    provider.post(TOKEN, json=GOOD)
+    leave(alice).back()
+    at = "/connections/acme"
+    assert "Refresh now" not in alice.get(at).text
+    reply = alice.submit(f"{at}/refresh", at=at)
+    assert "There is nothing to renew this with" in alice.get(reply.location).text
+    assert rows(app, Connection)[0].state == "active"
+
+
+def test_nobody_refreshes_what_is_not_theirs(app, alice, bob, provider):
+    connected(app, alice, provider)
+    reply = bob.submit("/connections/acme/refresh", at="/me")
+    assert "was not renewed. Acme needs your sign-in" in bob.get(reply.location).text
+    assert alice.submit("/connections/none/refresh", at="/me").status_code == 404
+
+
+def test_what_happened_is_told_in_words_newest_first(app, alice, bob, admin, provider):
+    mine = connected(app, alice, provider)
+    at = "/connections/acme"
+    provider.post(TOKEN, status_code=400, json={"error": "invalid_grant"})
+    alice.submit(f"{at}/refresh", at=at)
+    connected(app, alice, provider)
+    provider.post(REVOKE)
+    press_disconnect(alice)
+    words = [
+        "Revoked at as.test.",
+        "Disconnected.",
+        "Signed in at as.test.",
+        "Ended by as.test.",
+        "Signed in at as.test.",
+    ]
+    for page in (history(alice), history(admin, f"/admin/gateways/acme/people/{mine.id}")):
+        assert re.findall("|".join(map(re.escape, words)), page) == words
+    assert "History" not in bob.get(at).text
+
+
+def test_the_same_many_times_is_said_once_and_the_list_has_an_end(app, alice, provider):
+    mine = connected(app, alice, provider)
+    with app.app_context():
+        for number in range(40):
+            action = "connection.renewed" if number < 30 or number % 2 else "connection.uncertain"
+            audit.record(SYSTEM, action, audit.Subject("connection", mine.id))
+        db.session.commit()
+        found = timeline.of(mine.id)
+    assert len(found) == timeline.LIMIT
+    shown = [(one.event, one.times) for one in found[-2:]]
+    assert shown[0][1] == shown[1][1] == 1
+    with app.app_context():
+        assert [one.times for one in timeline.of(mine.id, limit=12)][10] == 30
