@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -12,8 +13,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from flask import Flask
 
-from tests.e2e.gateway import PASSWORD, Gateway
+from app import create_app
+from app.db import db
+from config import Config
+from tests.e2e.gateway import Gateway
+from tests.mcp import world
 from tests.upstream import EVENTS, META, MODERN, Said, Seen, Upstream, dual, event, result, says
 
 WORKERS = {"gevent": "", "gthread": "-k gthread --threads 8"}
@@ -61,13 +67,14 @@ class Caller:
 
     url: str
     token: str
+    slug: str = "x"
 
     def call(
         self, name: str = "echo", *, modern: bool = True, session: Any = requests, **how: Any
     ) -> requests.Response:
         headers, body = self.request(name, modern=modern)
         return session.post(
-            f"{self.url}/mcp/x", headers=headers, data=body, **{"timeout": 60, **how}
+            f"{self.url}/mcp/{self.slug}", headers=headers, data=body, **{"timeout": 60, **how}
         )
 
     def request(self, name: str = "echo", *, modern: bool = True) -> tuple[dict[str, str], bytes]:
@@ -130,12 +137,21 @@ class Stream:
         self.sock.close()
 
 
+@contextlib.contextmanager
+def inside(node: Gateway) -> Iterator[Flask]:
+    """An app with the database and the keys of this node."""
+    app = create_app(Config.from_env(node.env))
+    yield app
+    with app.app_context():
+        db.engine.dispose()
+
+
 def people(node: Gateway, url: str, *names: str) -> list[Caller]:
     """The gateway `x` at this address, and people with an API token each."""
-    node.flask("gateways", "add", "-", stdin=json.dumps({"name": "x", "url": url}))
-    callers = []
-    for name in names:
-        email = f"{name}@example.com"
-        node.flask("users", "create-admin", email, "--password-stdin", stdin=f"{PASSWORD}\n")
-        callers.append(Caller(node.url, node.token(email)))
-    return callers
+    with inside(node) as app:
+        world.add(app, url, "x")
+        return [caller(app, node, name) for name in names]
+
+
+def caller(app: Flask, node: Gateway, name: str, slug: str = "x") -> Caller:
+    return Caller(node.url, world.Client(app, email=f"{name}@example.com").token, slug)
