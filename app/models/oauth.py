@@ -11,8 +11,7 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, Unique
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..db import Base, utcnow
-
-LIVING = ("active", "refreshing", "failing")  # states of a connection whose grant we may use
+from ..states import LIVING as LIVING
 
 
 class ClientRegistration(Base):
