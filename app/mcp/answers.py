@@ -19,6 +19,7 @@ from . import jsonrpc, sse
 from .upstream import MOST, Answer
 
 BEFORE = 10_000  # messages in front of an answer to a request of our own
+BUSY = (408, 429)  # 4xx that say nothing of the address or of what was asked
 ASKED = 1_000  # requests of a server's, in front of any answer
 
 
@@ -109,7 +110,7 @@ def refusal(answer: Answer, call_id: jsonrpc.Id) -> Message:
     body = message_of(answer.body()).body if answer.kind == "json" else {}
     said = body.get("error")
     if not isinstance(said, dict) or type(said.get("code")) is not int:
-        raise UpstreamError("upstream_error" if answer.status == 429 else "upstream_bad_answer")
+        raise UpstreamError("upstream_error" if answer.status in BUSY else "upstream_bad_answer")
     raw = jsonrpc.error(call_id, said["code"], str(said.get("message")), said.get("data"))
     return message_of(raw)
 

@@ -114,7 +114,8 @@ def modern_refusal(answer: Answer) -> wire.Reply:
     raw = _body(answer)
     number = _number(raw)
     if number is None:
-        raise UpstreamError("upstream_error" if answer.status == 429 else "upstream_bad_answer")
+        busy = answer.status in answers.BUSY
+        raise UpstreamError("upstream_error" if busy else "upstream_bad_answer")
     if number == jsonrpc.INVALID_REQUEST or -32020 < number <= -32000:
         raise UpstreamError("older_protocol")
     return wire.Reply(answer.status, dict(JSON), [raw], "refused")
