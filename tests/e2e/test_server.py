@@ -7,19 +7,7 @@ import secrets
 import subprocess
 import sys
 
-import pytest
-import requests
-
 from tests.e2e.gateway import ROOT
-
-
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_two_workers_start_on_an_empty_database_and_answer(gateway_server, database):
-    gateway = gateway_server(workers=2, database=database)
-    for path in ("/health", "/login"):
-        assert requests.get(gateway.url + path).status_code == 200, path
-    assert gateway.stop() == 0
-    assert "Traceback" not in gateway.log()
 
 
 def test_a_weak_secret_ends_the_server_with_the_reason_and_a_status_of_its_own(tmp_path):
