@@ -16,7 +16,7 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "schema edits trust schedule chain oauth.revoking oauth.breaker",
     "audit access throttle limits watching oauth.client oauth.discovery oauth.templates mcp.sse",
     "connections oauth.timeline",
-    "api_tokens overview sessions oauth.registration oauth.sharing oauth.ladder oauth.freshness"
+    "activity api_tokens overview sessions oauth.registration oauth.sharing oauth.ladder oauth.freshness"
     " keys mcp.upstream mcp.memory mcp.handles mcp.health",
     "opening resealing oauth.asking oauth.revocation mcp.turn mcp.answers mcp.stand_in",
     "oauth.row",

@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..db import db
-from ..errors import AppError, texts
+from ..db import db, utcnow
+from ..errors import AppError, code_for, texts
 from ..models import AuditEvent
 
 LIMIT = 10  # moments that are shown
@@ -59,8 +59,8 @@ def of(connection_id: str, *, host: str = "", limit: int = LIMIT) -> list[Moment
 
 def words(action: str, details: Mapping[str, Any], host: str = "") -> str | None:
     """What an event says; None if it says nothing to a person."""
-    moment = _moment(datetime.min, action, details, host)
-    return moment and moment.words
+    moment = _moment(utcnow(), action, details, host)
+    return None if moment is None else moment.words
 
 
 def _moment(at: datetime, action: str, details: Mapping[str, Any], host: str) -> Moment | None:
@@ -79,7 +79,8 @@ def _moment(at: datetime, action: str, details: Mapping[str, Any], host: str) ->
 def _why(code: str, host: str) -> str:
     if code not in texts():
         return "the provider gave no token"
-    message = AppError(code, host=host or "the provider").message.rstrip(".")
+    told = str(code_for(code, is_admin=False))  # its owner reads this (SEC-093)
+    message = AppError(told, host=host or "the provider").message.rstrip(".")
     return message[:1].lower() + message[1:]
 
 

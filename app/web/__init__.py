@@ -3,9 +3,9 @@
 from flask import Flask
 
 from . import auth, errors, help, home, machines, metadata, oauth, people, proxy, security, words
-from .admin import connected
+from .admin import activity, connected, settings, users
 from .admin import gateways as admin_gateways
-from .admin import settings, users
+from .api import activity as api_activity
 from .api import connections as api_connections
 from .api import gateways as api_gateways
 from .api import openapi
@@ -24,6 +24,7 @@ def register(app: Flask) -> None:
     app.register_blueprint(account.bp)
     app.register_blueprint(tokens.bp)
     app.register_blueprint(users.bp)
+    app.register_blueprint(activity.bp)
     app.register_blueprint(settings.bp)
     app.register_blueprint(help.bp)
     app.register_blueprint(oauth.bp)
@@ -34,6 +35,7 @@ def register(app: Flask) -> None:
     app.register_blueprint(connected.bp)
     app.register_blueprint(api_gateways.bp)
     app.register_blueprint(api_connections.bp)
+    app.register_blueprint(api_activity.bp)
     app.register_blueprint(openapi.bp)
     app.register_blueprint(proxy.bp)
     app.register_blueprint(metadata.bp)

@@ -24,7 +24,7 @@ def description() -> Schema:
     whole = GatewaySpec.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas: Schema = whole.pop("$defs", {})
     schemas |= {"GatewaySpec": whole, "Gateway": _GATEWAY, "Error": _ERROR}
-    schemas |= {"Connection": _CONNECTION, "Moment": _MOMENT}
+    schemas |= {"Connection": _CONNECTION, "Moment": _MOMENT, "Event": _EVENT}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -142,6 +142,25 @@ def _list(name: str, schema: str) -> Schema:
     }
 
 
+_EVENT: Schema = {
+    "description": "Details are names of changed fields, codes and counts; never a value.",
+    "type": "object",
+    "properties": {
+        "number": {"type": "integer"},
+        **{name: _TEXT for name in ("at", "action", "message", "who", "subject", "address")},
+        **{name: _OR_NULL for name in ("gateway", "gateway_name")},
+        "outcome": {"type": "string", "enum": ["ok", "denied", "failed"]},
+        "details": {"type": "object"},
+        "request_id": _TEXT,
+    },
+}
+_ACTIVITY: Schema = {
+    "type": "object",
+    "properties": {
+        "activity": {"type": "array", "items": _ref("Event")},
+        "next": {"type": ["integer", "null"]},
+    },
+}
 _NO_CONTENT: Schema = {"204": {"description": "It is gone."}}
 _ONE = {"200": _json(_ref("Gateway"), "The gateway.")}
 _THIS = _json(_ref("Connection"), "The connection, with its timeline.")
@@ -176,6 +195,19 @@ _PATHS: Schema = {
                 _parameter("gateway", "query", "string"),
                 _parameter("all", "query", "boolean"),
                 _parameter("page", "query", "integer"),
+            ]
+        },
+    },
+    "/api/v1/activity": {
+        "get": _operation(
+            "What happened, the newest first; for admins",
+            {"200": _json(_ACTIVITY, "`next` is the `before` of the next page, or null.")},
+        )
+        | {
+            "parameters": [
+                *(_parameter(name, "query", "string") for name in ("person", "gateway", "type")),
+                *(_parameter(name, "query", "string") for name in ("outcome", "from")),
+                *(_parameter(name, "query", "integer") for name in ("before", "limit")),
             ]
         },
     },
