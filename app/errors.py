@@ -211,6 +211,11 @@ STEPS = (  # of a call out; each tells something of the network that we stand in
 )
 
 
+def code_for(code: str | None, *, is_admin: bool) -> str | None:
+    """Of a failure that was noted, as `for_person` tells it."""
+    return "provider_unreachable" if code in STEPS and not is_admin else code
+
+
 def for_person(error: AppError, *, is_admin: bool) -> AppError:
     """What is said of a provider that was not reached: to others than admins always the same.
 

@@ -17,7 +17,7 @@ from flask import current_app
 
 from ..access import Caller
 from ..db import db, db_now_ms
-from ..errors import ConsentFailed
+from ..errors import ConsentFailed, for_person
 from ..models import Flow, Gateway, OAuthConfig
 from .callback import Callback
 from .refusals import plain
@@ -82,7 +82,7 @@ def late(seen: Row) -> ConsentFailed:
         minutes = current_app.config["OAUTH_STATE_EXPIRY"] // 60
         return known(seen, ConsentFailed("state_expired", minutes=minutes))
     first = failure(seen)
-    outcome = first.message if first else "it worked"
+    outcome = for_person(first, is_admin=False).message if first else "it worked"
     if seen.status == "used":
         outcome = "it has not ended"
     return known(seen, ConsentFailed("state_used", outcome=outcome))

@@ -21,6 +21,7 @@ from tests.conftest import rows
 from tests.mcp import world
 from tests.mcp.world import CODE, SHARED, Client, add, body_of, connect, failure_of, messages_of
 from tests.mcp.world import oauth as signs_in
+from tests.oauth import acme
 from tests.upstream import (
     JSON,
     Cut,
@@ -427,6 +428,26 @@ def test_sec_093_a_provider_that_is_not_reached_sounds_the_same(app, upstream, k
         told.append({**failure, "request_id": "", "gateway": "", "retry_after": 0, "action": ""})
     assert all(one == told[0] for one in told), told
     assert told[0]["code"] == "provider_unreachable"
+
+
+def test_sec_093_a_sign_in_whose_provider_is_not_reached_names_no_step(app, alice, admin):
+    """The person reads one sentence, an admin who tries it the step, the host and what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    app.config["OAUTH_MAX_RETRIES"] = 0
+    acme.add(app, token_url=f"http://127.0.0.1:{port}/token")
+    page, of_admin = (one.get(acme.leave(one).back().location) for one in (alice, admin))
+    assert "provider_unreachable" in page.text
+    assert "connect_failed" not in page.text and "127.0.0.1" not in page.text
+    assert "connect_failed" in of_admin.text and "127.0.0.1" in of_admin.text
+
+
+def test_sec_093_nor_does_the_page_of_a_connection(app, alice, admin):
+    acme.add(app)
+    for email in ("alice@example.com", "admin@example.com"):
+        connect(app, email=email, state="failing", last_error_code="dns_failed")
+    assert "There is no server called" not in alice.get("/connections/acme").text
+    assert "There is no server called" in admin.get("/connections/acme").text
 
 
 def test_nothing_of_a_fault_is_an_audit_event(app, upstream):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flask import Blueprint, jsonify, request
+from flask import Blueprint, g, jsonify, request
 from flask.typing import ResponseReturnValue
 
 from ... import access, connections, people
 from ...connections import Connected
 from ...db import db
-from ...errors import Forbidden, Invalid
+from ...errors import Forbidden, Invalid, code_for
 from ...oauth import keeping, timeline
 from .. import auth
 from ..partings import ask_to_revoke
@@ -84,7 +84,7 @@ def _record(one: Connected) -> dict[str, Any]:
         "renews_itself": one.renews,
         "expires_at": _time(one.expires_ms),
         "next_try_at": _time(one.not_before_ms) if one.state == "failing" else None,
-        "error": one.last_error_code,
+        "error": code_for(one.last_error_code, is_admin=g.api_caller.is_admin),
         "connected_at": _time(one.connected_ms),
         "last_refresh_at": _time(one.last_refresh_ms),
         "last_used_at": _time(one.last_used_ms),

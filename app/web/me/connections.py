@@ -17,6 +17,7 @@ from ...errors import (
     ConsentFailed,
     NotFound,
     UpstreamError,
+    for_person,
     texts,
 )
 from ...oauth import flow, keeping, parked, timeline
@@ -47,13 +48,14 @@ def show(slug: str) -> ResponseReturnValue:
     ask = request.args.get("ask", "")
     asked = _asked(caller, slug, ask) if ask else None
     failed, call = request.args.get("failed", ""), request.args.get("call", "")
+    failure = flow.failure(caller, failed) if failed else None
     return render_template(
         "connection.html",
         one=one,
         ask=ask if asked else "",
         asked=asked,
         ask_over=bool(ask) and asked is None,
-        failure=flow.failure(caller, failed) if failed else None,
+        failure=failure and for_person(failure, is_admin=caller.is_admin),
         problem=_problem(one),
         waited=parked_call(caller, one, call) if call else None,
         moments=timeline.of(one.held.id, host=one.host) if one.held and one.is_personal else [],
@@ -123,4 +125,6 @@ def _asked(caller: Caller, slug: str, handle: str) -> Asked | None:
 
 def _problem(one: Shown) -> AppError | None:
     code = one.held.last_error_code if one.held and one.held.state == "failing" else None
-    return AppError(code, host=one.host) if code in texts() else None
+    if code not in texts():
+        return None
+    return for_person(AppError(code, host=one.host), is_admin=person().is_admin)
