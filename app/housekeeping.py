@@ -22,7 +22,7 @@ from typing import Any
 
 from flask import current_app
 
-from . import cleanup, metrics, schedule
+from . import cleanup, keys, metrics, schedule
 from .db import AWAY
 from .draining import draining
 from .errors import AppError
@@ -65,9 +65,15 @@ def _revocations() -> Step:
         yield done
 
 
+def _keys() -> Step:
+    keys.announce()
+    yield {}
+
+
 _CLEAN_UP = "OAUTH_TOKEN_CLEANUP_INTERVAL"
 CHORES: dict[str, Recurring] = {
     "spool": Recurring(BEAT_S, _spool, on_each_node=True),
+    "keys": Recurring(keys.ANNOUNCE_S, _keys, on_each_node=True),
     "revocations": Recurring(30, _revocations),
     "keep-alive": Recurring(60, keep_alive.steps, pace_s=1.0),
     "flows": Recurring(_CLEAN_UP, cleanup.flows),
