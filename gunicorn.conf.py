@@ -5,6 +5,7 @@ WEB_CONCURRENCY (workers), BIND, STOP_NOTICE, and with config.py TRUSTED_PROXIES
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import logging
@@ -195,6 +196,17 @@ class _OpenThreads:
                 self.welcome_last(listener)
                 listener.close()
 
+    def accept(self, listener) -> None:
+        """gunicorn's worker would end, with its calls, when it has no handle to spare (F-43)."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise
+            self.log.warning("no new connection: %s", error.strerror)
+            if self.alive:
+                self.set_accept_enabled(False)  # for a second at most
+
     def welcome_last(self, listener) -> None:
         """Who is connected already gets an answer."""
         for _ in range(1000):
@@ -222,7 +234,7 @@ def _gentle(kind):
 
 # -- one node on SQLite ---------------------------------------------------------------------------
 
-_PATIENCE = 10  # seconds, for the workers of a server that was killed to find out
+_PATIENCE = 8  # seconds, for the workers of a server that was killed to find out
 
 
 def _be_the_only_node(server) -> None:
@@ -247,7 +259,7 @@ def _be_the_only_node(server) -> None:
             if time.monotonic() > give_up:
                 said = f"another server uses {path}. For more than one node set DATABASE_URL to "
                 sys.stderr.write(f"MCP Gateway does not start: {said}a PostgreSQL.\n")
-                raise SystemExit(os.EX_CONFIG) from None
+                raise SystemExit(os.EX_TEMPFAIL) from None  # they may yet be about to end
         time.sleep(0.2)
 
 

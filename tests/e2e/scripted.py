@@ -155,3 +155,9 @@ def people(node: Gateway, url: str, *names: str) -> list[Caller]:
 
 def caller(app: Flask, node: Gateway, name: str, slug: str = "x") -> Caller:
     return Caller(node.url, world.Client(app, email=f"{name}@example.com").token, slug)
+
+
+def workers_of(node: Gateway) -> set[int]:
+    path = f"/proc/{node.program.pid}/task/{node.program.pid}/children"
+    with open(path, encoding="ascii") as file:
+        return {int(pid) for pid in file.read().split()}

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from app.db import db
 from app.models import Gateway
 from tests.e2e import gateway
-from tests.e2e.scripted import WORKERS, Caller, Held, caller, inside, people
+from tests.e2e.scripted import WORKERS, Caller, Held, caller, inside, people, workers_of
 from tests.oauth import planted, strict_provider
 from tests.upstream import upstream
 
@@ -166,12 +166,6 @@ class Callers:
             one.result(60)
         self._pool.shutdown()
         return self.said
-
-
-def workers_of(node: gateway.Gateway) -> set[int]:
-    path = f"/proc/{node.program.pid}/task/{node.program.pid}/children"
-    with open(path, encoding="ascii") as file:
-        return {int(pid) for pid in file.read().split()}
 
 
 @kinds
