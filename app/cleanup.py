@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from . import sessions, throttle
+from . import limits, sessions, throttle
 from .audit import SYSTEM, Subject, record
 from .db import Base, db, db_now_ms, utcnow
 from .models import (
@@ -21,7 +21,6 @@ from .models import (
     Connection,
     Flow,
     ParkedCall,
-    RateWindow,
     Revocation,
     SetupCode,
     Throttle,
@@ -75,7 +74,8 @@ def sign_ins() -> Iterator[Counts]:
     yield from _deleted("api_tokens", ApiToken, ended)
     yield from _deleted("setup_codes", SetupCode, SetupCode.expires_ms <= now)
     yield from _deleted("throttles", t, throttle.is_over())
-    yield from _deleted("rate_windows", RateWindow, RateWindow.window_ms < now - DAY_MS)
+    while count := limits.forget():
+        yield {"rate_windows": count}
 
 
 # -- connections -----------------------------------------------------------------------------------

@@ -131,6 +131,24 @@ def test_the_form_offers_to_keep_people_connected(app, admin):
     assert management["store_tokens"] is True and management["auto_refresh"] is False
 
 
+def test_the_form_keeps_idle_sign_ins_alive_where_tokens_are_refreshed(app, admin):
+    def kept_alive(page) -> bool:
+        assert page.status_code == 303, page.text
+        return record_of(app, "a")["oauth_config"]["token_management"]["keep_alive"]
+
+    url = "/admin/gateways/a/edit"
+    typed = TYPED["code"] | {"name": "A", "url": "https://a.test/"}
+    assert "keep_alive" not in drawn(admin.get(NEW))  # nobody is asked more often unless told to
+    assert kept_alive(send(admin, NEW, **typed, keep_alive="y")) is True
+    assert drawn(admin.get(url))["keep_alive"] == "y"
+    assert "also while idle" in admin.get("/admin/gateways/a").text
+    assert kept_alive(send(admin, url, name="Other")) is True
+    assert kept_alive(send(admin, url, without=("auto_refresh",))) is False
+    again = {"auto_refresh": "y", "keep_alive": "y"}
+    assert kept_alive(send(admin, url, **again)) is True
+    assert kept_alive(send(admin, url, without=("keep_alive",))) is False
+
+
 def test_the_redirect_uri_is_shown_to_copy(app, admin):
     assert "https://gw.test/oauth/callback" in admin.get(NEW).text
     typed = TYPED["code"] | {"own_redirect": "y"}
@@ -344,7 +362,7 @@ def test_a_failed_form_keeps_what_was_typed_but_for_secrets(app, admin, kind):
     assert not rows(app, Gateway)
 
 
-def test_sec_075_a_secret_is_taken_only_from_who_signed_in_lately(app, admin):
+def test_sec_075_a_secret_is_taken_only_from_who_typed_the_password_lately(app, admin):
     add(app, CODE)
     url = "/admin/gateways/github-mcp/edit"
     with app.app_context():

@@ -94,7 +94,7 @@ def _shown_oauth(config: Mapping[str, Any], shared: str) -> dict[str, str | bool
         "more": json.dumps(rare, indent=2, ensure_ascii=False) if rare else "",
     }
     if is_code:
-        shown["auto_refresh"] = management["auto_refresh"]
+        shown |= {name: management[name] for name in ("auto_refresh", "keep_alive")}
     for name in ("extra_authorize_params", "extra_token_params"):
         shown[name] = "\n".join(f"{key}={value}" for key, value in config[name].items())
     return shown

@@ -35,9 +35,9 @@ SECRET_OF = {  # the authentication type -> the field of its secret
     "oauth": "client_secret",
 }
 _CODE_ONLY = {"authorization_url", "pkce", "own_redirect", "extra_authorize_params", "keep_people"}
-_CODE_ONLY |= {"auto_refresh", "refresh_threshold_seconds", "trusts_shared_callback"}
+_CODE_ONLY |= {"auto_refresh", "keep_alive", "refresh_threshold_seconds", "trusts_shared_callback"}
 _DRAWN_AT = {"redirect_uri": "own_redirect", "store_tokens": "keep_people", "basic": "username"}
-_DRAWN_AT |= {"oauth_config": "grant_type", "keep_alive": "auto_refresh"}
+_DRAWN_AT |= {"oauth_config": "grant_type"}
 _DRAWN_AT |= {"token_management": "keep_people", "record": "name"}
 Patch = dict[str, Any]
 
@@ -75,6 +75,7 @@ class GatewayForm(Asking):
     token_url = StringField("Token URL")
     keep_people = BooleanField("Keep people connected")
     auto_refresh = BooleanField("Refresh tokens before they end")
+    keep_alive = BooleanField("Keep idle sign-ins alive")
     keep_shared = BooleanField("Keep the shared token until it ends")
     refresh_threshold_seconds = StringField("Refresh this many seconds before the end")
     token_endpoint_auth_method = SelectField(
@@ -273,7 +274,10 @@ class GatewayForm(Asking):
             return patch | {"store_tokens": False, "auto_refresh": False, "keep_alive": False}
         if is_code and self._changed("auto_refresh"):
             patch["auto_refresh"] = self.auto_refresh.data
-            patch |= {} if self.auto_refresh.data else {"keep_alive": False}
+        if is_code and not self.auto_refresh.data:
+            patch["keep_alive"] = False
+        elif is_code and self._changed("keep_alive"):
+            patch["keep_alive"] = self.keep_alive.data
         if is_code:
             patch |= self._texts(("refresh_threshold_seconds",))
         return patch
