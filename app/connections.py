@@ -43,6 +43,11 @@ class Connected:
     settings: dict[str, Any]
 
     @property
+    def since_ms(self) -> int:
+        """As people read the state: a renewal is no news to them."""
+        return self.connected_ms if self.state in ("active", "refreshing") else self.state_ms
+
+    @property
     def host(self) -> str:
         """Of the provider."""
         known = (self.settings.get(name) for name in ("authorization_url", "issuer", "token_url"))

@@ -71,7 +71,7 @@ def _moment(at: datetime, action: str, details: Mapping[str, Any], host: str) ->
     code = str(details.get("code") or "")
     words = _BY_CODE.get(action, {}).get(code, words)
     if details.get("tokens") == "left":
-        words += " {host} was not asked to revoke it, as it has no way to."
+        words += " We know of no revoke at {host}: it may still list this app."
     said = words.format(host=host or "The provider", why=_why(code, host))
     return Moment(at, action, kind, said)
 
@@ -99,7 +99,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "connection.returned": ("ok", "Back as before: the account is enabled again."),
     "connection.ended_at_provider": ("off", "Revoked at {host}."),
     "connection.revocation_unsupported": (
-        *("warn", "{host} has no way to revoke it, and may still list this app."),
+        *("warn", "{host} cannot revoke it, and may still list this app."),
     ),
     "connection.revocation_waits": (
         *("warn", "{host} did not answer when asked to revoke it. Asked again by itself."),

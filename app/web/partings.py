@@ -46,7 +46,10 @@ def _said(at_provider: AtProvider, name: str, host: str) -> Parting:
 _WORDS: Mapping[AtProvider, tuple[str, str]] = {
     "revoked": ("success", "Revoked at {host}."),
     "unsupported": (
-        *("info", "Removed here. {host} has no revoke: remove this app there, if it is listed."),
+        *(
+            "info",
+            "Removed here. We know of no revoke at {host}: remove this app there, if it is listed.",
+        ),
     ),
     "waiting": (
         *("info", "Removed here; {host} has not answered yet. We ask again by ourselves."),

@@ -176,7 +176,7 @@ def test_disconnecting_deletes_the_tokens_of_this_person_only(app, alice, bob):
     reply = alice.submit("/connections/acme/disconnect", at="/connections/acme")
     assert (reply.status_code, reply.location) == (303, "/connections/acme")
     page = alice.get(reply.location)
-    assert "Acme is disconnected. Removed here. as.test has no revoke" in page.text
+    assert "Acme is disconnected. Removed here. We know of no revoke at as.test" in page.text
     assert "Disconnected" in page.text
     states = {row.state: row.access_token_sealed is None for row in rows(app, Connection)}
     assert states == {"revoked": True, "active": False}

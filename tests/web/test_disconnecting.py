@@ -69,7 +69,7 @@ ANSWERS = [  # what the provider answers; what the person reads; what is left of
     ({"status_code": 400, "json": {"error": "invalid_token"}}, "Revoked at as.test.", "done"),
     (
         {"status_code": 400, "json": {"error": "unsupported_token_type"}},
-        "Removed here. as.test has no revoke: remove this app there, if it is listed.",
+        "Removed here. We know of no revoke at as.test: remove this app there, if it is listed.",
         "done",
     ),
     ({"status_code": 503}, "Removed here; as.test has not answered yet.", "queued"),
@@ -195,9 +195,12 @@ def test_sec_016_we_say_who_we_are_as_in_a_token_request(
 def test_a_provider_without_a_revoke_is_named(app, alice, provider):
     connected(app, alice, provider, revocation_url=None)
     page = press_disconnect(alice)
-    assert "Removed here. as.test has no revoke: remove this app there, if it is listed." in page
+    assert (
+        "Removed here. We know of no revoke at as.test: remove this app there, if it is listed."
+        in page
+    )
     assert work_off(app) == {}
-    assert "as.test was not asked to revoke it, as it has no way to." in page
+    assert "We know of no revoke at as.test: it may still list this app." in page
 
 
 STYLES = [  # style; the address as set up; what is sent for which token
