@@ -102,15 +102,14 @@ def pre_fork(server, worker) -> None:
 def post_worker_init(worker) -> None:
     """Ctrl-C reaches the whole process group; the master alone acts on it, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(worker.wsgi, "app_context"):
-        from app import housekeeping  # here, as gevent has patched by now
-
-        housekeeping.start(worker.wsgi.app_context, is_needed=lambda: worker.alive)
     ours = getattr(worker.wsgi, "extensions", {})
     if "slots" in ours:
         ours["slots"].at_most(_carries(worker))
         ours["draining"].server_stops = lambda: worker.stopping[0] != 0
         threading.Thread(target=_end_calls, args=(worker, ours["draining"]), daemon=True).start()
+        from app import housekeeping  # here, as gevent has patched by now
+
+        housekeeping.start(worker.wsgi.app_context, is_needed=lambda: worker.alive)
 
 
 # -- how many calls -------------------------------------------------------------------------------

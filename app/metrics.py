@@ -101,7 +101,8 @@ class Meter:
 
 def meter() -> Meter:
     """This app's."""
-    held: Meter = current_app.extensions.setdefault("metrics", Meter())
+    kept = current_app.extensions
+    held: Meter = kept.get("metrics") or kept.setdefault("metrics", Meter())
     return held
 
 
