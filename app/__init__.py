@@ -13,11 +13,12 @@ from .draining import Draining
 from .limits import Rates
 from .secretbox import SecretBox, WeakSecret
 from .slots import Slots
+from .web.quiet import App
 
 
 def create_app(config: Config) -> Flask:
     """Raises ConfigError for secrets that are weak, or that do not open this database."""
-    app = Flask(__name__, template_folder="../templates", static_folder="../static")
+    app = App(__name__, template_folder="../templates", static_folder="../static")
     app.config.from_object(config)
     if app.debug and config.is_https:
         raise ConfigError("FLASK_DEBUG is for this machine only: it shows what went wrong to all")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -25,7 +25,7 @@ _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,180}")
 class _Known:
     id: str
     email: str
-    password_hash: str | None
+    password_hash: str | None = field(repr=False)
     is_disabled: bool
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import secrets
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from app.secretbox import (
     WeakSecret,
     Where,
     key_id,
+    key_of,
 )
 
 OLD, NEW = secrets.token_urlsafe(32), secrets.token_hex(32)
@@ -108,7 +110,10 @@ def test_sec_043_a_handle_ends() -> None:
 
 
 def test_sec_083_equal_secrets_do_not_look_equal() -> None:
-    assert len({box.seal("same", where=HERE) for _ in range(5_000)}) == 5_000
+    """Salt and nonce are fresh for each: 100,000 of them differ in both."""
+    raw = [box.seal("same", where=HERE).rpartition(".")[2] for _ in range(100_000)]
+    heads = [base64.urlsafe_b64decode(one[:40])[:28] for one in raw]  # salt 16, nonce 12
+    assert len({head[:16] for head in heads}) == len({head[16:] for head in heads}) == 100_000
 
 
 def test_sec_084_the_text_of_the_error_tells_no_cause() -> None:
@@ -128,12 +133,37 @@ def test_any_changed_bit_is_noticed(data: st.DataObject) -> None:
         box.open(letters.decode("latin1"), where=HERE)
 
 
+ANY = st.characters()  # surrogates, too
+PARTS = st.builds(Where, *[st.text(max_size=20)] * 4)
+
+
 @settings(max_examples=300)
 @given(
     st.one_of(
-        st.text(max_size=200), st.from_regex(r"mg1\.[0-9a-f]{12}\.[\w-]{0,90}", fullmatch=True)
+        st.text(ANY, max_size=200), st.from_regex(r"mg1\.[0-9a-f]{12}\.[\w-]{0,90}", fullmatch=True)
     )
 )
 def test_garbage_raises_nothing_but_unsealable(value: str) -> None:
     with pytest.raises(Unsealable):
         box.open(value, where=HERE)
+    with pytest.raises(Unsealable):
+        box.open_handle(value, bound=Bound("ask", "user-7", "g-1"))
+    assert isinstance(key_of(value), str)
+
+
+@settings(max_examples=300)
+@given(st.text(max_size=200), PARTS, PARTS)
+def test_sec_078_a_value_opens_where_it_was_sealed_and_nowhere_else(secret, here, there) -> None:
+    sealed = box.seal(secret, where=here)
+    assert box.open(sealed, where=here) == secret
+    if here != there:
+        with pytest.raises(Altered):
+            box.open(sealed, where=there)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=120), st.sampled_from(["", box.active, "deadbeef0000", "."]))
+def test_an_envelope_around_garbage_does_not_open(body, key) -> None:
+    text = base64.urlsafe_b64encode(body).rstrip(b"=").decode()
+    with pytest.raises(Unsealable):
+        box.open(f"mg1.{key}.{text}", where=HERE)

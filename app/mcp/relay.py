@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..access import Caller, Usable
@@ -121,9 +121,9 @@ def _answered(turn: Turn, send: Send) -> wire.Reply:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    text: str
+    text: str = field(repr=False)
     is_error: bool
-    raw: dict[str, Any]  # the result, or the JSON-RPC error
+    raw: dict[str, Any] = field(repr=False)  # the result, or the JSON-RPC error
     took_ms: int = 0
 
 

@@ -66,7 +66,7 @@ class Call:
     verb: str
     is_modern: bool
     version: str | None  # as the header said
-    headers: Mapping[str, str]  # those that go up as they came
+    headers: Mapping[str, str] = field(repr=False)  # those that go up as they came
     session: str | None = None  # the handle shown to us, still sealed
     raw: bytes = field(default=b"", repr=False)
     message: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -16,7 +16,7 @@ class Callback:
     """Nothing of it is believed yet. Tokens in the query are not even looked at (SEC-015)."""
 
     path: str  # it arrived at
-    state: str
+    state: str = field(repr=False)
     code: str | None = field(repr=False)
     iss: str | None
     error: str | None

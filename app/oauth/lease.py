@@ -35,9 +35,7 @@ from .row import Row, columns
 log = logging.getLogger(__name__)
 c = Connection
 
-# The reason of a living grant that came with an old copy of the database (SEC-085): it may have
-# been renewed or ended since, so the first clear no ends it.
-RESTORED = "restored"
+RESTORED = "restored"  # the reason of a living grant out of a backup: the first clear no ends it
 PATIENCE_S = 5.0  # with a database that is locked or away
 UNWRITTEN = (*AWAY, NotRecorded)  # nothing of the change is kept, not yet
 SETTLED = {  # what every row with new tokens says
