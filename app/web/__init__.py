@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from . import auth, errors, help, home, machines, metadata, oauth, people, proxy, security, words
+from . import auth, denials, errors, help, home, machines, metadata, oauth, people, proxy, security, words
 from .admin import activity, connected, settings, users
 from .admin import gateways as admin_gateways
 from .api import activity as api_activity
@@ -17,6 +17,7 @@ def register(app: Flask) -> None:
     security.register(app)
     proxy.register(app)
     auth.register(app)  # after these two: a foreign Host or Origin is refused first
+    denials.register(app)
     words.register(app)
     app.register_blueprint(home.bp)
     app.register_blueprint(machines.bp)

@@ -116,6 +116,7 @@ RENDERERS = (
 
 
 def respond(error: AppError) -> AnyResponse:
+    g.refused = error  # denials.py writes down who was kept out
     log.info(
         "%s: %s", error.code, error.__cause__ and type(error.__cause__).__name__, extra=_extra()
     )
