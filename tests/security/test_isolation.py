@@ -1,0 +1,215 @@
+"""Three people, three gateways, and whatever they may do in any order: who is called as whom.
+
+One OAuth config per gateway, as a second one for some of its tools is not built yet.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import run_state_machine_as_test as run
+
+from app import gateways, specs
+from app.audit import SYSTEM
+from app.db import db, recent
+from app.models import CatalogEntry, Connection, Gateway, ParkedCall
+from app.oauth import keeping
+from app.secretbox import box, cell
+from app.specs import GatewaySpec
+from tests.conftest import rows
+from tests.mcp import world
+from tests.mcp.world import CODE, KEPT, Client, add, body_of, connect
+from tests.upstream import Said, Seen, Upstream, dual, says, upstream
+from tests.web.registry import drawn
+
+__all__ = ["upstream"]  # the fixture
+
+WHO = [f"{name}@example.com" for name in ("alice", "bob", "carol")]
+WHERE = ["one", "two", "three"]
+people, places = st.sampled_from(WHO), st.sampled_from(WHERE)
+eras = st.sampled_from(["modern", "legacy"])
+tools = st.sampled_from(["echo", "two__echo", "one__add", "three__"])
+TOKEN = re.compile(r"at~(\w+)~(\w+)~\d+")
+
+
+class Outside:
+    """All three servers and the provider. A token names whose it is, and what for."""
+
+    def __init__(self) -> None:
+        self.refused: set[str] = set()
+        self.wrong: list[str] = []  # a token that came to a server it was not made for
+        self.numbers = 0
+
+    def token(self, person: str, slug: str) -> str:
+        self.numbers += 1
+        return f"at~{person}~{slug}~{self.numbers}"
+
+    def __call__(self, seen: Seen) -> Said:
+        if seen.path == "/token":
+            return self._renewed(seen)
+        slug = seen.path.strip("/")
+        token = (seen.header("Authorization") or "").removeprefix("Bearer ")
+        found = TOKEN.fullmatch(token)
+        if found is None or found[2] != slug:
+            self.wrong.append(f"{token} at {seen.path}")
+        return Said(401) if token in self.refused else dual(seen)
+
+    def _renewed(self, seen: Seen) -> Said:
+        """To whoever shows a refresh token: another one of the same person."""
+        found = re.search(rb"refresh_token=rt~(\w+)~(\w+)", seen.body)
+        assert found is not None, seen.body
+        person, slug = found[1].decode(), found[2].decode()
+        new = {"access_token": self.token(person, slug), "refresh_token": f"rt~{person}~{slug}"}
+        return says(new | {"token_type": "Bearer", "expires_in": 3600})
+
+
+class Isolation(RuleBasedStateMachine):
+    app: Any
+    upstream: Upstream
+    clients: dict[tuple[str, str], Client]
+
+    @initialize()
+    def everybody_connects(self) -> None:
+        self.upstream.script = self.outside = Outside()
+        self.upstream.seen.clear()
+        self.connected: set[tuple[str, str]] = set()
+        with self.app.app_context():
+            for model in (ParkedCall, CatalogEntry, Connection):
+                db.session.execute(sa.delete(model))
+            db.session.commit()
+        for (who, where), client in self.clients.items():
+            client.session = None
+            self.connects(who, where)
+
+    @rule(who=people, where=places)
+    def connects(self, who: str, where: str) -> None:
+        name = who.partition("@")[0]
+        connect(self.app, where, who, token=self.outside.token(name, where))
+        with self.app.app_context():
+            query = sa.select(Connection).join(Gateway, Gateway.id == Connection.gateway_id)
+            mine = Connection.owner_key == f"user:{world.user(self.app, who)}"
+            row = db.session.scalars(query.where(Gateway.slug == where, mine)).one()
+            sealed = box().seal(f"rt~{name}~{where}", where=cell(row, "refresh_token_sealed"))
+            row.refresh_token_sealed = sealed
+            db.session.commit()
+        self.connected.add((who, where))
+
+    @rule(who=people, where=places)
+    def leaves(self, who: str, where: str) -> None:
+        if (who, where) in self.connected:
+            with self.app.app_context():
+                keeping.forget(world.caller(self.app, who), where, by=SYSTEM)
+                db.session.commit()
+        self.connected.discard((who, where))
+
+    @rule(who=people, where=places)
+    def is_refused(self, who: str, where: str) -> None:
+        """Their token ends at the server. It is renewed with theirs, and with nobody else's."""
+        for seen in self.upstream.seen:
+            token = (seen.header("Authorization") or "").removeprefix("Bearer ")
+            if token.startswith(f"at~{who.partition('@')[0]}~{where}~"):
+                self.outside.refused.add(token)
+
+    @rule(who=people, where=places)
+    def opens_a_session(self, who: str, where: str) -> None:
+        self.clients[who, where].initialize()
+
+    @rule(who=people, where=places, tool=tools, era=eras)
+    def calls(self, who: str, where: str, tool: str, era: str) -> None:
+        client = self.clients[who, where]
+        reply = client.call(tool, era=era)
+        if (who, where) not in self.connected:
+            assert "at~" not in reply.text
+            return
+        said = client.text(reply)
+        found = TOKEN.search(said)
+        assert said.startswith(f"{tool} by Bearer at~") and found is not None
+        assert (found[1], found[2]) == (who.partition("@")[0], where)
+
+    @rule(order=st.permutations(WHO), where=places, tool=tools, era=eras)
+    def everybody_calls(self, order: list[str], where: str, tool: str, era: str) -> None:
+        """One right after the other, over whatever is kept for a moment."""
+        for who in order:
+            self.calls(who, where, tool, era)
+
+    @rule(who=people, where=places, other=people, elsewhere=places)
+    def tries_a_foreign_session(self, who: str, where: str, other: str, elsewhere: str) -> None:
+        handle = self.clients[other, elsewhere].session
+        if handle is None or (who, where) == (other, elsewhere):
+            return
+        before = len(self.upstream.seen)
+        assert self.clients[who, where].legacy("tools/list", session=handle).status_code == 404
+        assert len(self.upstream.seen) == before
+
+    @rule(where=places)
+    def the_server_moves(self, where: str) -> None:
+        """To another host and back: everybody has to connect again (SEC-034)."""
+        for host in ("localhost", "127.0.0.1"):
+            with self.app.app_context():
+                self._move(where, host)
+        self.connected = {(who, at) for who, at in self.connected if at != where}
+
+    @invariant()
+    def no_token_was_seen_elsewhere(self) -> None:
+        assert self.outside.wrong == []
+
+    def _move(self, where: str, host: str) -> None:
+        gateway = gateways.find(where)
+        url = self.upstream.origin.replace("127.0.0.1", host)
+        record = gateways.record(gateway) | {"url": f"{url}/{where}"}
+        config = record["oauth_config"] | {"client_secret": "s3cret"}
+        kept = {name: value for name, value in record.items() if name not in specs.GIVEN}
+        spec = specs.read(GatewaySpec, kept | {"oauth_config": config})
+        gateways.update(gateway, spec, by=SYSTEM)
+        db.session.commit()
+        recent().clear()
+
+
+def test_sec_033_sec_034_everybody_is_called_with_their_own_token_only(app, upstream):
+    config = CODE | {"token_url": f"{upstream.origin}/token", "token_management": KEPT}
+    for where in WHERE:
+        add(app, f"{upstream.origin}/{where}", where, auth_type="oauth", oauth_config=config)
+    clients = {(who, where): Client(app, where, who) for who in WHO for where in WHERE}
+    here = {"app": app, "upstream": upstream, "clients": clients}
+    how = settings(
+        max_examples=12,
+        stateful_step_count=20,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+    run(type("Here", (Isolation,), here), settings=how)
+
+
+# -- the same in one story, through the form ------------------------------------------------------
+
+
+def test_sec_034_no_secret_follows_an_edit_to_another_host(app, admin, upstream):
+    """Neither the token of whoever is connected, nor the refresh token, nor the client secret."""
+    config = CODE | {"token_url": f"{upstream.origin}/token", "token_management": KEPT}
+    add(app, upstream.url, auth_type="oauth", oauth_config=config)
+    connect(app, token="at-canary")
+    client = Client(app)
+    assert "at-canary" in client.text(client.call())
+    url, new = "/admin/gateways/acme/edit", Upstream()
+    try:
+        shown = drawn(admin.get(url)) | {"sign_out": "y"}
+        typed = shown | {"url": new.url, "token_url": f"{new.origin}/token"}
+        headers = {"Referer": f"https://gw.test{url}"}
+        refused = admin.post(url, data=typed, headers=headers)
+        assert refused.status_code == 422 and "Enter it again" in refused.text
+        given = typed | {"client_secret": "another"}
+        assert admin.post(url, data=given, headers=headers).status_code == 303
+        for era in ("modern", "legacy"):
+            assert "gw.test/connections/acme" in client.call(era=era).text
+        tools = body_of(client.modern("tools/list"))["result"]["tools"]
+        assert [tool["name"] for tool in tools] == ["gateway_connect"] and new.seen == []
+    finally:
+        new.stop()
+    [row] = rows(app, Connection)
+    held = (row.access_token_sealed, row.refresh_token_sealed)
+    assert (row.state, *held) == ("orphaned", None, None)
