@@ -39,12 +39,13 @@ PKCE = {
 }
 
 RARE = (  # fields of oauth.md 1.1 that few providers need: typed as JSON
-    *("refresh_url", "revocation_url", "revocation_style", "userinfo_url", "account_path"),
+    *("refresh_url", "revocation_style", "userinfo_url", "account_path"),
     *("scope_separator", "scope_param", "offline", "assertion_audience", "assertion_alg"),
     *("client_id_in_body", "token_request_format", "reply", "lifetime"),
 )
 PLAIN = (  # of oauth_config, drawn as text or a choice
-    *("grant_type", "client_id", "authorization_url", "token_url", "issuer", "audience"),
+    *("grant_type", "client_id", "authorization_url", "token_url", "revocation_url"),
+    *("issuer", "audience"),
     *("resource", "token_endpoint_auth_method", "pkce"),
 )
 OFFERED: dict[str, str | bool] = {  # to a new gateway, and to one that changes its type

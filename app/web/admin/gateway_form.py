@@ -73,6 +73,7 @@ class GatewayForm(Asking):
     scopes = StringField("Scopes")
     authorization_url = StringField("Authorization URL")
     token_url = StringField("Token URL")
+    revocation_url = StringField("Revocation URL")
     keep_people = BooleanField("Keep people connected")
     auto_refresh = BooleanField("Refresh tokens before they end")
     keep_alive = BooleanField("Keep idle sign-ins alive")
