@@ -17,7 +17,8 @@ from .callers import Somebody, Tally
 from .weather import Weather
 from .world import MARK, Counting, Family, Issuer
 
-COMMIT_S = 12.0  # between a request that rotated and the commit of its tokens, at the longest
+MOMENT_S = 3.0  # from a request that rotated to the commit of its tokens, on a busy machine
+COMMIT_S = 12.0  # the same while the database is away
 HEAL_S = 90.0  # a lease, the quiet time after a lost answer, and a try
 
 
@@ -61,10 +62,10 @@ def judge(
     lost, notes = [], []
     for slug, issuer in issuers.items():
         ended = [family for family in issuer.families if family.refused]
-        excused = [family for family in ended if _was_killed(family, weather.kills)]
+        excused = [family for family in ended if _was_killed(family, weather)]
         if issuer.grace:
             excused = []  # a provider that forgives the first reuse has no reason to end one
-        lost += [f"{slug}: the grant of {one.owner}" for one in ended if one not in excused]
+        lost += [_story(slug, one, weather) for one in ended if one not in excused]
         asked = tally.asked_to_connect[slug]
         if asked and not ended:
             lost += [f"{slug}: {asked} times asked to connect, and the provider ended nothing"]
@@ -86,9 +87,27 @@ def judge(
     ]
 
 
-def _was_killed(family: Family, kills: list[float]) -> bool:
-    """Whether a process died between a rotation and the time its tokens must have been stored."""
-    return any(came - 1 <= kill <= came + COMMIT_S for came in family.rotated for kill in kills)
+def _story(slug: str, family: Family, weather: Weather) -> str:
+    """What happened around the last time that it was renewed."""
+    last = family.rotated[-1]
+    told = [(at, "renewed") for at in family.rotated] + [(family.ended, "ended")] + weather.diary
+    near = sorted((at - last, what) for at, what in told if last - 15 < at < last + 60)
+    return f"{slug}: the grant of {family.owner}: " + ", ".join(f"{at:+.1f} {x}" for at, x in near)
+
+
+def _was_killed(family: Family, weather: Weather) -> bool:
+    """Whether a process died between a rotation and the commit of its tokens.
+
+    That takes a moment, and as long as a lease while the database is away.
+    """
+    crashes = [at for at, what in weather.diary if "database" in what]
+
+    def hit(came: float) -> bool:
+        away = any(came - COMMIT_S < at < came + COMMIT_S for at in crashes)
+        until = came + (COMMIT_S if away else MOMENT_S)
+        return any(came - 1 <= kill <= until for kill in weather.kills)
+
+    return any(hit(came) for came in family.rotated)
 
 
 def leaks(nodes: list[Gateway], weather: Weather, url: str) -> list[str]:

@@ -26,7 +26,8 @@ class Weather:
 
     def __init__(self, nodes: list[Gateway], database: Server, issuers: list[Issuer]) -> None:
         self.nodes, self.database, self.issuers = nodes, database, issuers
-        self.kills: list[float] = []
+        self.kills: list[float] = []  # when a process was killed, or stopped, that might renew
+        self.diary: list[tuple[float, str]] = []
         self.happened: dict[str, int] = {}
         self.logs: list[str] = []  # of nodes that are gone
 
@@ -45,7 +46,9 @@ class Weather:
                 rotated |= kind == self.rotate_the_key
                 if over.wait(random.uniform(pause / 2, pause * 1.5)):
                     return
+                self.diary.append((time.time(), f"{kind.__name__} …"))
                 kind()
+                self.diary.append((time.time(), f"… {kind.__name__}"))
                 self.happened[kind.__name__] = self.happened.get(kind.__name__, 0) + 1
 
     def kill_a_worker(self) -> None:

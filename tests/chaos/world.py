@@ -32,6 +32,7 @@ class Family:
     alive: bool = True
     rotated: list[float] = field(default_factory=list)  # when a request that rotated came in
     refused: int = 0  # times that the answer was invalid_grant
+    ended: float = 0.0  # when it was the first time
 
 
 class Issuer:
@@ -92,6 +93,7 @@ class Issuer:
             self.requests["reused"] += 1
         if not family.alive:
             family.refused += 1
+            family.ended = family.ended or came
             return 400, {"error": "invalid_grant"}
         held[1] = held[1] or came
         family.rotated.append(came)
