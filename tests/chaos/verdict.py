@@ -107,7 +107,7 @@ def _was_killed(family: Family, weather: Weather) -> bool:
         until = came + (COMMIT_S if away else MOMENT_S)
         return any(came - 1 <= kill <= until for kill in weather.kills)
 
-    return any(hit(came) for came in family.rotated)
+    return bool(family.rotated) and hit(family.rotated[-1])
 
 
 def leaks(nodes: list[Gateway], weather: Weather, url: str) -> list[str]:
