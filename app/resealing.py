@@ -6,6 +6,7 @@ stops it, the next run goes on, because a value says which key it is under.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from .audit import Actor, Subject
 from .db import Base, db
 from .errors import Conflict, Unsealable
 from .models import CryptoMeta
+from .oauth import spool
 from .secretbox import PREFIX, Altered, UnknownKey, box, cell, key_of
 
 BATCH = 200  # rows read, and written, at a time: a write lock is held for milliseconds
@@ -114,6 +116,7 @@ class Resealed:
     retired: tuple[str, ...]  # old keys that nothing needs any more
     status: Status
     waits_for: str = ""  # processes that still seal with an old key
+    spooled: int = 0  # renewed tokens under an old key that wait here for the database
 
 
 def reseal(
@@ -140,13 +143,23 @@ def reseal(
             break
     told = status()
     late = [row for row in keys.holders() if row.active_key != box().active]
-    retired = () if told.old or late else keys.retire()
+    spooled = _spooled()
+    retired = () if told.old or late or spooled else keys.retire()
     subject, unreadable = Subject("key", told.active, told.active), len(told.unreadable)
     audit.record(
         by, "key.resealed", subject, moved=moved, retired=list(retired), unreadable=unreadable
     )
     db.session.commit()
-    return Resealed(moved, retired, told, keys.named(late))
+    return Resealed(moved, retired, told, keys.named(late), spooled)
+
+
+def _spooled() -> int:
+    """Of this node; the housekeeper empties the spool within seconds, if the database is there."""
+    found = 0
+    for path in spool.folder().glob("*"):
+        with contextlib.suppress(OSError):  # it is in by now
+            found += key_of(path.read_text()) not in ("", box().active)
+    return found
 
 
 def _move(model: type[Base], names: tuple[str, ...], batch: int) -> Iterator[int]:

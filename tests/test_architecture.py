@@ -18,11 +18,11 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "connections oauth.timeline",
     "activity api_tokens overview sessions oauth.registration oauth.sharing oauth.ladder oauth.freshness"
     " keys mcp.upstream mcp.memory mcp.handles mcp.health",
-    "opening resealing oauth.asking oauth.revocation mcp.turn mcp.answers mcp.stand_in",
+    "opening oauth.asking oauth.revocation mcp.turn mcp.answers mcp.stand_in",
     "oauth.row",
     "oauth.lease",
     "oauth.spool",
-    "oauth.refresh mcp.catalog mcp.bridge",
+    "resealing oauth.refresh mcp.catalog mcp.bridge",
     "oauth.keeping oauth.tokens oauth.parked oauth.keep_alive",
     "aftermath recovery",
     "oauth.flow people gateways mcp.operation",

@@ -218,6 +218,20 @@ def test_sec_082_an_old_key_is_not_retired_while_a_process_seals_with_it(app, no
     assert states(app) == {OLD_ID: "active", NEW_ID: "active"}
 
 
+def test_sec_082_an_old_key_stays_while_renewed_tokens_wait_in_the_spool(app, node, tmp_path):
+    with app.app_context():
+        text = box().seal("tokens", where=Where("spool", "x", "file", "system"))
+    both = node("NEW", "OLD")
+    both.instance_path = str(tmp_path)
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / "one").write_text(text)
+    with both.app_context():
+        done = resealing.reseal(by=SYSTEM)
+        assert (done.spooled, done.retired) == (1, ())
+        (tmp_path / "spool" / "one").unlink()
+        assert resealing.reseal(by=SYSTEM).retired == (OLD_ID,)
+
+
 def test_f_28_a_process_without_the_new_key_ends_no_grant(app, node):
     """It says that it must be started again; what it cannot read is as good as before."""
     with app.app_context():

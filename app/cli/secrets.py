@@ -52,8 +52,14 @@ def reseal() -> None:
             "secret, then run this again.",
             err=True,
         )
+    if done.spooled:
+        click.echo(
+            f"{done.spooled} renewed tokens under an old key wait for the database in the spool. "
+            "Run this again when they are in.",
+            err=True,
+        )
     _tell(done.status)
-    is_open = done.status.old or done.waits_for
+    is_open = done.status.old or done.waits_for or done.spooled
     raise SystemExit(1 if is_open else UNREADABLE if done.status.unreadable else 0)
 
 
