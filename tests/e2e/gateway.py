@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import requests
@@ -22,7 +23,11 @@ LOOPBACK = "127.0.0.0/8 ::1/128"
 class Gateway:
     """One node. `settings` are the product's own (config.py); a list becomes a list of words."""
 
-    def __init__(self, database: str, *, workers: int = 1, **settings: Any) -> None:
+    def __init__(
+        self, database: str, *, workers: int = 1, prefix: Sequence[str] = (), **settings: Any
+    ) -> None:
+        """`prefix`: a command that runs the server's command, such as env or faketime."""
+        self._prefix = prefix
         self._socket = listen()
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         given = {name: _words(value) for name, value in settings.items()}
@@ -42,7 +47,16 @@ class Gateway:
         """It inherits a socket that listens already, so whoever asks waits for it, not in vain."""
         fd = self._socket.fileno()
         with_us = ["setpriv", "--pdeathsig=TERM"]  # it ends when the tests do, even if killed
-        command = [*with_us, sys.executable, "-m", "gunicorn", "--bind", f"fd://{fd}", "wsgi:app"]
+        command = [
+            *with_us,
+            *self._prefix,
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "--bind",
+            f"fd://{fd}",
+            "wsgi:app",
+        ]
         self.program = Program(
             command,
             end=signal.SIGINT,
