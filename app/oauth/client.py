@@ -22,7 +22,7 @@ from requests.auth import AuthBase
 from requests_oauthlib import OAuth2Session
 
 from .. import egress
-from ..errors import ProviderError, UpstreamError
+from ..errors import ProviderError, Unsealable, UpstreamError
 from ..specs import PROTOCOL_PARAMETERS, OAuthConfigSpec
 from ..trust import Trust
 from . import refusals, replies, revoking
@@ -151,8 +151,8 @@ class OAuthClient:
             with egress.upstream_errors(url), egress.call(seconds), self._plain() as session:
                 with session.request(order.method, url, stream=True, **how) as reply:
                     body = egress.read_capped(reply, BODY_LIMIT)
-        except UpstreamError as error:
-            is_final = error.code in ("blocked_address", "redirected")
+        except (UpstreamError, Unsealable) as error:
+            is_final = error.code in ("blocked_address", "redirected", Unsealable.code)
             return revoking.Verdict("refused" if is_final else "later", error.code)
         answer = Answer(url, reply.status_code, reply.headers, body)
         return revoking.verdict(answer, style)

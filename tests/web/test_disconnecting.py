@@ -14,9 +14,13 @@ from app.db import db
 from app.models import AuditEvent, ClientRegistration, Connection, Gateway, Revocation
 from app.oauth import revocation, timeline
 from app.secretbox import box, cell
+from tests import authority
+from tests.authority import Authority
 from tests.conftest import rows
+from tests.mcp import world
 from tests.oauth import acme
 from tests.oauth.acme import GOOD, TOKEN, leave
+from tests.upstream import Upstream, says
 from tests.web.registry import script
 from tests.web.test_connections import text_of
 
@@ -505,6 +509,41 @@ def test_another_account_ends_the_grant_before_it(app, alice, provider):
         provider.post(TOKEN, json=PAIR | {"who": who})
         leave(alice).back()
         assert len(rows(app, Revocation)) == queued
+
+
+def test_a_private_ca_and_a_certificate_outlive_their_gateway_in_the_queue(app, admin, tmp_path):
+    """The provider takes nobody without a certificate, and is asked when the gateway is gone."""
+    ca = Authority()
+    shown, us = ca.signs("127.0.0.1"), ca.signs("gateway", client=True)
+    server = Upstream(authority.server(shown, tmp_path, clients_of=ca))
+    server.script = lambda seen: says({})
+    revoke = f"{server.origin}/revoke"
+    try:
+        own = {"ca_pem": ca.pem, "client_cert_pem": us.pem, "client_key": us.key}
+        world.add(app, server.url, **world.oauth(), **own)
+        world.connect(app, revocation_url=revoke)
+        assert admin.submit("/admin/gateways/acme/delete").status_code == 303
+        assert rows(app, Gateway) == []
+        assert work_off(app) == {"ended": 1}
+        assert [seen.path for seen in server.seen] == ["/revoke", "/revoke"]
+    finally:
+        server.stop()
+
+
+def test_a_key_that_does_not_open_stops_nobody_elses_revocation(app, alice, bob, provider):
+    connected(app, alice, provider)
+    connected(app, bob, provider)
+    provider.post(REVOKE, status_code=503)
+    for browser in (alice, bob):
+        press_disconnect(browser)
+    with app.app_context():
+        first = sa.select(sa.func.min(Revocation.id)).scalar_subquery()
+        broken = {"client_cert_pem": "pem", "client_key_sealed": "mg1.x.y"}
+        db.session.execute(sa.update(Revocation).where(Revocation.id == first).values(**broken))
+        db.session.commit()
+    provider.post(REVOKE)
+    assert sorted(work_off(app)) == ["ended", "refused"]
+    assert {row.last_error_code for row in rows(app, Revocation)} == {None, "secret_unreadable"}
 
 
 # -- while something is under way (F-40, F-41) ----------------------------------------------------
