@@ -37,6 +37,7 @@ def register(app: Flask) -> None:
     app.extensions["public_host"] = public.netloc
     app.before_request(open_database)
     app.before_request(refuse_foreign_hosts)
+    app.before_request(refuse_forms_without_length)
     app.before_request(refuse_nul)
     app.after_request(add_headers)
 
@@ -68,6 +69,13 @@ def refuse_foreign_hosts() -> None:
     if name in _LOOPBACK and asked in _LOOPBACK and port == asked_port:
         return
     raise Forbidden("wrong_host", host=host[:100], public_url=current_app.config["PUBLIC_URL"])
+
+
+def refuse_forms_without_length() -> None:
+    """Werkzeug cuts a chunked form at the limit without a word. Browsers send none."""
+    if "HTTP_TRANSFER_ENCODING" in request.environ and request.content_length is None:
+        if not request.path.startswith(("/mcp", "/api/")):  # body() reads those
+            raise RequestEntityTooLarge
 
 
 def refuse_nul() -> None:

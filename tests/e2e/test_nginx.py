@@ -1,110 +1,29 @@
 """deploy/nginx.conf in a real nginx, in front of a real node."""
 
-import datetime
+import contextlib
 import http.server
 import json
 import re
-import shutil
-import signal
+import resource
+import select
 import socket
 import ssl
+import subprocess
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from tests.e2e.gateway import PASSWORD, ROOT, Gateway
-from tests.process import Program
-
-MAIN = """
-daemon off;
-pid {folder}/pid;
-error_log stderr notice;
-events {{ worker_connections 256; }}
-http {{
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {folder}/gateway.conf;
-}}
-"""
+from tests.e2e.gateway import PASSWORD, Gateway
+from tests.e2e.nginx import has_ipv6, in_front
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def make_certificate(folder) -> None:
-    """For localhost, by itself, for a day."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    pem = serialization.Encoding.PEM
-    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
-    )
-
-
-def adapted(folder, node: str, plain: int, https: int) -> str:
-    """The shipped file, with the three places marked HERE and the ports made ours."""
-    text = (ROOT / "deploy" / "nginx.conf").read_text()
-    for pattern, new in (
-        (r"gateway\.example\.com;", "localhost;"),
-        (r"ssl_certificate  .*;", f"ssl_certificate {folder}/cert.pem;"),
-        (r"ssl_certificate_key .*;", f"ssl_certificate_key {folder}/key.pem;"),
-        (r"server 127\.0\.0\.1:8000;", f"server {node};"),
-        (r"listen 80;", f"listen 127.0.0.1:{plain};"),
-        (r"listen 443 ", f"listen 127.0.0.1:{https} "),
-        (r"/var/log/nginx/", f"{folder}/"),
-    ):
-        text, count = re.subn(pattern, new, text)
-        assert count, pattern
-    return text
-
-
-class Front(NamedTuple):
-    https: str  # origin
-    http: str
-    folder: Path
-    node: Gateway
-
-
-@pytest.fixture
-def front(tmp_path, gateway_server):
-    """nginx, and one node behind it."""
-    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    assert nginx, "nginx is missing: apt-get install nginx-light"
-    plain, https = free_port(), free_port()
-    origin = f"https://localhost:{https}"
-    node = gateway_server(PUBLIC_URL=origin, TRUSTED_PROXIES="127.0.0.1")
-    make_certificate(tmp_path)
-    conf = adapted(tmp_path, node.url.removeprefix("http://"), plain, https)
-    (tmp_path / "gateway.conf").write_text(conf)
-    (tmp_path / "main.conf").write_text(MAIN.format(folder=tmp_path))
-    command = [nginx, "-c", tmp_path / "main.conf", "-e", "stderr"]
-    with Program(command, end=signal.SIGTERM) as running:
-        running.wait_for("start worker process ")
-        yield Front(origin, f"http://localhost:{plain}", tmp_path, node)
+@pytest.fixture(scope="module")
+def front(tmp_path_factory):
+    with in_front(tmp_path_factory.mktemp("front")) as place:
+        yield place
 
 
 def test_people_come_in_by_https_alone(front):
@@ -227,3 +146,102 @@ def test_an_event_comes_through_before_the_next_one_is_made(front, patient, tmp_
         assert b"notifications/progress" in next(events)
         Patient.seen.set()
         assert json.loads(next(events).removeprefix(b"data:"))["id"] == 7
+
+
+def test_browsers_get_http_2_also_over_ipv6(front):
+    address = "[::1]" if has_ipv6() else "127.0.0.1"
+    to = ["--resolve", f"localhost:{front.port}:{address}", "--cacert", front.certificate]
+    shown = ["--http2", "-s", "-o", "/dev/null", "-w", "%{http_version} %{http_code} %{remote_ip}"]
+    done = subprocess.run(
+        ["curl", *shown, *to, f"{front.https}/health"], capture_output=True, text=True, timeout=60
+    )
+    version, status, came_from = done.stdout.split()
+    assert (version, status) == ("2", "200") and came_from == address.strip("[]")
+
+
+# -- half a request, and no more (SEC-099) ---------------------------------------------------------
+
+HALF = (
+    b"GET /login HTTP/1.1\r\nHost: half",
+    b"POST /login HTTP/1.1\r\nHost: HOST\r\nContent-Length: 1000\r\n"
+    b"Content-Type: application/x-www-form-urlencoded\r\n\r\nhalf",
+)
+
+
+HELLO = (b"\x16\x03\x01\x02\x00\x01\x00",)  # and half of the way into TLS
+
+
+@contextlib.contextmanager
+def half_open(
+    port: int, number: int, pieces: Sequence[bytes], trust: Path | None = None
+) -> Iterator[list[socket.socket]]:
+    """As many connections, each with one of the pieces; with `trust`, inside TLS."""
+    trusted = ssl.create_default_context(cafile=trust) if trust else None
+    with contextlib.ExitStack() as opened:
+        links = []
+        for index in range(number):
+            link = socket.create_connection(("127.0.0.1", port), timeout=60)
+            if trusted is not None:
+                link = trusted.wrap_socket(link, server_hostname="localhost")
+            links.append(opened.enter_context(link))
+            link.sendall(pieces[index % len(pieces)])
+        yield links
+
+
+def halves(host: str) -> list[bytes]:
+    return [piece.replace(b"HOST", host.encode()) for piece in HALF]
+
+
+def answered(links: list[socket.socket]) -> int:
+    """How many of them got an answer, or an end."""
+    poll = select.poll()
+    for link in links:
+        poll.register(link, select.POLLIN)
+    return len(poll.poll(0))
+
+
+@pytest.fixture(scope="module")
+def many_handles():
+    """Two thousand sockets here, and as many in what is started from here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("number", [60, 2000])
+def test_sec_099_half_open_clients_stop_nobody_at_gevent(many_handles, tmp_path, number):
+    with Gateway(f"sqlite:///{tmp_path}/gateway.db") as node:
+        host = node.url.removeprefix("http://")
+        with half_open(int(host.rpartition(":")[2]), number, halves(host)) as links:
+            for _ in range(20):
+                assert requests.get(f"{node.url}/login", timeout=60).status_code == 200
+            assert not answered(links)
+
+
+@pytest.mark.parametrize("number", [60, 2000])
+def test_sec_099_half_open_clients_stop_nobody_at_gthread_behind_nginx(
+    many_handles, tmp_path, number
+):
+    """With 16 threads. What limits the time is for the next test: here nobody shall be let go."""
+    patient = {"GUNICORN_CMD_ARGS": "-k gthread --threads 8", "workers": 2}
+    with in_front(tmp_path, patience="300s", **patient) as front:
+        host = front.https.removeprefix("https://")
+        inside = half_open(front.port, 60, halves(host), front.certificate)
+        with half_open(front.port, number, HELLO) as raw, inside as links:
+            for _ in range(20):
+                page = requests.get(f"{front.https}/login", verify=front.certificate, timeout=60)
+                assert page.status_code == 200
+            assert not answered(links + raw)
+
+
+def test_sec_099_nginx_lets_go_of_half_a_request_by_itself(front):
+    """Of one inside TLS, of one that never began it, and of one on the way to it."""
+    plain, head = int(front.http.rpartition(":")[2]), HALF[:1]
+    with (
+        half_open(front.port, 1, head, front.certificate) as inside,
+        half_open(front.port, 1, HELLO) as before,
+        half_open(plain, 1, head) as others,
+    ):
+        for link in (*inside, *before, *others):
+            assert link.recv(4096) == b""
