@@ -209,9 +209,9 @@ def _read(path: Path) -> Counter[Key]:
     """Empty without a file, and for one that is damaged."""
     try:
         rows = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        return Counter({tuple(key): value for *key, value in rows})
+    except (FileNotFoundError, ValueError, TypeError):
         return Counter()
-    return Counter({tuple(key): value for *key, value in rows})
 
 
 def _write(path: Path, counts: Counter[Key]) -> None:

@@ -30,8 +30,12 @@ from app.models import (
     SetupCode,
     Throttle,
 )
-from tests.conftest import rows
-from tests.oauth.planted import ALICE, grant, plant, stored
+from app.oauth import refresh
+from tests.conftest import SECRETS, rows
+from tests.oauth.planted import ALICE, DEAD, NEW, Ask, grant, plant, stored, token_of
+from tests.oauth.planted import acme as usable
+from tests.oauth.test_refresh import Fails
+from tests.oauth.test_spool import QUICK, STORING
 from tests.process import Program
 
 ROOT = Path(__file__).parents[1]
@@ -463,6 +467,62 @@ def test_what_a_killed_process_was_doing_is_taken_over_when_its_lease_ends(app, 
             wait.wait(0.1)
     assert report.outcome == "done=1"
     assert f" {os.getpid()} " in chore_row(app, "work").holder
+
+
+def test_a_keeper_goes_on_by_itself_until_it_is_stopped(app):
+    """What is not due is not done, and a failure ends nothing."""
+    often, runs = threading.Event(), []
+
+    def steps() -> Iterator[dict[str, int]]:
+        runs.append("often")
+        if len(runs) > 3:
+            often.set()
+        yield {"done": 1}
+
+    def fails() -> Iterator[dict[str, int]]:
+        raise ZeroDivisionError("our mistake")
+        yield {}
+
+    local = Recurring(0.1, steps, on_each_node=True)
+    once = Recurring(3600, lambda: iter([{"done": 1}]))
+    one = keeper(app, {"local": local, "bad": Recurring(3600, fails), "once": once})
+    one.start()
+    assert often.wait(60)
+    while chore_row_or_none(app, "once") is None:
+        often.wait(0.05)
+    one.stop()
+    assert "housekeeping" not in {thread.name for thread in threading.enumerate()}
+    assert {row.id: row.outcome for row in rows(app, Chore)} == {
+        "bad": "failed: ZeroDivisionError",
+        "once": "done=1",
+    }
+
+
+def chore_row_or_none(app, name: str) -> Chore | None:
+    return next((row for row in rows(app, Chore) if row.id == name and row.ran_ms), None)
+
+
+def test_the_command_goes_on_until_it_is_told_to_end(app, database_url, tmp_path):
+    add(app, Throttle(key="over", failures=3, last_ms=1))
+    secrets = SECRETS | {"DATABASE_URL": database_url, "OAUTH_TOKEN_CLEANUP_INTERVAL": "1"}
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "housekeeping", "run", "sign-ins"]
+    with Program(command, cwd=ROOT, env=os.environ | secrets) as running:
+        running.wait_for("Ctrl-C ends it")
+        running.wait_for("chore sign-ins: throttles=1")
+        assert running.stop() == 0  # by SIGTERM
+    assert rows(app, Throttle) == []
+
+
+def test_f_21_what_waits_in_the_spool_is_written_down_by_the_chore(app, acme, run):
+    with app.app_context():
+        grant(DEAD)
+        fails = Fails(STORING, "before", times=10**6)
+        refresh.renew(usable(), ask=Ask(NEW), timing=QUICK)
+        assert token_of(stored()) == "at-1"
+        fails.left = 0
+    assert run("spool") == "spool\tapplied=1\n"
+    with app.app_context():
+        assert token_of(stored()) == "at-2"
 
 
 def test_the_command_says_what_it_did_and_where_and_when(app, status, run):
