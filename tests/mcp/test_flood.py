@@ -85,7 +85,7 @@ def test_an_opening_that_comes_late_in_its_stream_passes_as_it_came(acme, upstre
 
 @pytest.mark.parametrize("rpc", ["initialize", "tools/call"])
 @pytest.mark.parametrize("piece", [NOISE, PING], ids=["news", "pings"])
-def test_our_own_calls_wait_for_so_many_messages_only(app, acme, upstream, rpc, piece):
+def test_f_34_our_own_calls_wait_for_so_many_messages_only(app, acme, upstream, rpc, piece):
     answers_with(upstream, rpc, lambda: flood(piece * 100, upstream), legacy)
     with pytest.raises(UpstreamError) as caught:
         at(app, relay.call_tool, "echo", {})

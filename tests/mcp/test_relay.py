@@ -7,8 +7,6 @@ import threading
 import pytest
 import requests_mock as mocking
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from app.db import db
 from app.models import Connection
@@ -709,53 +707,6 @@ def test_a_warm_call_asks_no_database_and_no_provider(app, upstream, signed_in, 
     for _ in range(3):
         assert signed_in.call().status_code == 200
     assert statements == [] and provider.call_count == 0 and upstream.connections == 1
-
-
-# -- whose token ----------------------------------------------------------------------------------
-
-WHO = [f"{name}@example.com" for name in ("alice", "bob", "carol")]
-WHERE = ["one", "two", "three"]
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(WHO),
-        st.sampled_from(WHERE),
-        st.sampled_from(["modern", "legacy", "session", "connect", "lose"]),
-        st.sampled_from(["echo", "two__echo", "one__add", "gateway_connect2"]),
-    ),
-    min_size=5,
-    max_size=25,
-)
-
-
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(steps=STEPS)
-def test_sec_033_everybody_is_called_with_their_own_token_only(planted, steps):
-    """Three people, three gateways, sessions shared with nobody; a name with `__` stays here."""
-    app, clients, connected = planted
-    for email, slug, step, tool in steps:
-        client = clients[email, slug]
-        if step == "connect":
-            connect(app, slug, email, token=f"at-{email}-{slug}")
-            connected.add((email, slug))
-        elif step == "lose":
-            lose(app, slug, email)
-            connected.discard((email, slug))
-        elif step == "session":
-            client.initialize()
-        else:
-            said = client.text(client.call(tool, era=step))
-            mine = f"{tool} by Bearer at-{email}-{slug}"
-            assert said == mine if (email, slug) in connected else "at-" not in said
-
-
-@pytest.fixture
-def planted(app, upstream):
-    for slug in WHERE:
-        add(app, upstream.url, slug, **oauth())
-    clients = {(email, slug): Client(app, slug, email) for email in WHO for slug in WHERE}
-    return app, clients, set()
 
 
 def lose(app, slug: str, email: str) -> None:

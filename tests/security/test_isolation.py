@@ -6,6 +6,7 @@ One OAuth config per gateway, as a second one for some of its tools is not built
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,7 +58,19 @@ class Outside:
         found = TOKEN.fullmatch(token)
         if found is None or found[2] != slug:
             self.wrong.append(f"{token} at {seen.path}")
-        return Said(401) if token in self.refused else dual(seen)
+            return Said(401)
+        return Said(401) if token in self.refused else self._in_session(seen, found[1])
+
+    def _in_session(self, seen: Seen, person: str) -> Said:
+        """Each person's own session, whatever their token is by now."""
+        mine, shown = f"up-{person}", seen.header("Mcp-Session-Id")
+        if shown not in (None, mine):
+            self.wrong.append(f"{person} in the session {shown}")
+        headers = [(k, "up-1" if k.lower() == "mcp-session-id" else v) for k, v in seen.headers]
+        said = dual(replace(seen, headers=headers))
+        if "Mcp-Session-Id" in said.headers:
+            said.headers["Mcp-Session-Id"] = mine
+        return said
 
     def _renewed(self, seen: Seen) -> Said:
         """To whoever shows a refresh token: another one of the same person."""
