@@ -70,6 +70,20 @@ def _connect(dialect: sa.Dialect, _record: object, args: Any, options: Any) -> A
     return postgres.connect(*args, **options) if dialect.name == "postgresql" else None
 
 
+@sa.event.listens_for(sa.Engine, "handle_error")
+def _hide_values(context: Any) -> None:
+    """PostgreSQL tells which row it refused, with all of its values; `hide_parameters` does not.
+
+    SQLSTATE 22 and 23: data and integrity. The first line names the constraint, and stays.
+    """
+    error, ours = context.original_exception, context.sqlalchemy_exception
+    text = str(error)
+    if (getattr(error, "sqlstate", None) or "")[:2] in ("22", "23"):
+        error.args = (text.partition("\n")[0],)
+        if ours is not None:
+            ours.args = tuple(str(one).replace(text, error.args[0]) for one in ours.args)
+
+
 def plain_type(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     """Alembic's render_item hook. Migrations name SQL types, so they outlive this module."""
     return "sa.DateTime()" if kind == "type" and isinstance(item, UTCDateTime) else False
