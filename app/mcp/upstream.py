@@ -98,12 +98,8 @@ class Answer:
 
     @property
     def wanted_scope(self) -> str | None:
-        """Of a 403: the scope that is missing (RFC 6750 section 3.1); "" if it is not named."""
-        said = ", ".join(self._response.headers.getlist("WWW-Authenticate"))[:4_000]
-        if not re.search(r'\berror="?insufficient_scope\b', said):
-            return None
-        found = _SCOPE.search(said)
-        return found[1] if found else ""
+        """Of a 403."""
+        return missing_scope(", ".join(self._response.headers.getlist("WWW-Authenticate")))
 
     def pieces(self, most: float = math.inf) -> Iterator[bytes]:
         """As they come, decoded; ends at the end.
@@ -180,6 +176,15 @@ class Answer:
             self.let_go()
         else:
             self.close()
+
+
+def missing_scope(challenge: str) -> str | None:
+    """What a challenge says is missing (RFC 6750 section 3.1); "" if it is not named."""
+    said = challenge[:4_000]
+    if not re.search(r'\berror="?insufficient_scope\b', said):
+        return None
+    found = _SCOPE.search(said)
+    return found[1] if found else ""
 
 
 @contextmanager
