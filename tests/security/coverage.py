@@ -24,7 +24,9 @@ _NUMBER = re.compile(r"(?:(sec|f)_)?(\d{2,3})")
 @dataclass(frozen=True, slots=True)
 class Entry:
     title: str
-    reason: str = ""  # why it cannot apply
+    reason: str = ""  # why it cannot apply yet
+    partly: str = ""  # what of it cannot
+    until: str = ""  # the file or folder that ends either
     open: str = ""  # what its proof still misses
 
 

@@ -1,13 +1,39 @@
 """Every number of the security programme has a test that is named after it."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.security import coverage
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def named():
+    return coverage.tests()
 
 
 def test_the_list_is_complete():
     wanted = [f"SEC-{n:03}" for n in range(1, 122)] + [f"F-{n:02}" for n in range(1, 47)]
     assert list(coverage.numbers()) == wanted
+
+
+@pytest.mark.parametrize(("number", "entry"), coverage.numbers().items())
+def test_every_number_has_a_test_or_says_why_not(number, entry, named):
+    is_excused = bool(entry.reason or entry.open)
+    assert bool(named.get(number)) != is_excused, entry
+    assert entry.title.strip()
+
+
+@pytest.mark.parametrize(("number", "entry"), coverage.numbers().items())
+def test_what_cannot_apply_is_no_excuse_once_it_can(number, entry):
+    assert bool(entry.until) == bool(entry.reason or entry.partly)
+    assert not entry.until or not (ROOT / entry.until).exists()
+
+
+def test_no_test_carries_a_number_that_there_is_not(named):
+    assert named.keys() <= coverage.numbers().keys()
 
 
 @pytest.mark.parametrize(
