@@ -31,7 +31,13 @@ def create_app(config: Config) -> Flask:
     app.extensions["slots"] = Slots(
         config.MAX_CALLS_PER_WORKER, config.MAX_CALLS_PER_PERSON, config.MAX_STREAMS_PER_PERSON
     )
-    app.extensions["rates"] = Rates()
+    app.extensions["rates"] = Rates(
+        {
+            "token": config.RATE_LIMIT_TOKEN,
+            "person": config.RATE_LIMIT_PERSON,
+            "address": config.RATE_LIMIT_ADDRESS,
+        }
+    )
     allowed = addresses.networks(*config.EGRESS_ALLOW)
     app.extensions["egress"] = egress.Door(allowed)
     if any(net.is_loopback for net in allowed):

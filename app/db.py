@@ -111,11 +111,12 @@ def engine_options(url: str, connections: int = 20) -> dict[str, Any]:
     return {"hide_parameters": True, **pool}
 
 
-def again(act: Callable[[], T], *, more: int = 3) -> T:
+def again(act: Callable[[], T], *, undo: Callable[[], None] | None = None, more: int = 3) -> T:
     """`act`, a whole short transaction, once more when another one got in its way (F-26).
 
     The database undid all of it then: a deadlock, rows that cannot be had in any order, a snapshot
-    too old to write from. At most `more` times; raises what is in AWAY.
+    too old to write from. At most `more` times; raises what is in AWAY. `undo`: before each, for an
+    act whose transaction is not its own.
     """
     for left in range(more, -1, -1):
         try:
@@ -123,6 +124,8 @@ def again(act: Callable[[], T], *, more: int = 3) -> T:
         except OperationalError as error:
             if not left or not _was_in_the_way(error):
                 raise
+            if undo is not None:
+                undo()
         time.sleep(random.uniform(0.01, 0.08))  # noqa: S311  # jitter, nothing secret
     raise AssertionError  # the last round returned or raised
 

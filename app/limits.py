@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -37,34 +37,30 @@ Key = tuple[str, str]  # what is counted, and of whom
 class Rates:
     """This worker's share. Threads may lose a count to each other: it is a limit, not a bill."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: Mapping[str, int]) -> None:
+        """How many of what a minute; 0 is any number."""
+        self._most = dict(most)
         self._window = 0  # its beginning, ms by the database's clock
         self._fresh: dict[Key, int] = {}  # since the last look
         self._known: dict[Key, int] = {}  # of all workers, at the last look
         self._ahead_ms = 0  # of our clock: the database's
         self._due = 0.0  # the next look, monotonic
 
-    def count(self, limits: Iterable[tuple[str, str, int]]) -> None:
-        """`limits`: what, of whom, how many a minute (0: any number). Raises Busy, counts nothing.
-
-        Reads no database.
-        """
+    def count(self, keys: Sequence[Key]) -> None:
+        """One more under each. Raises Busy for one too many; then nothing is counted."""
         now = int(time.time() * 1000) + self._ahead_ms
         if not self._window <= now < self._window + WINDOW_MS:
             self._window = now - now % WINDOW_MS
             self._fresh, self._known = {}, {}
-        fresh, known = self._fresh, self._known
-        counted = []
-        for what, who, most in limits:
-            key = (what, who)
-            number = fresh.get(key, 0) + 1
-            if 0 < most < number + known.get(key, 0):
+        fresh, known, limits = self._fresh, self._known, self._most
+        for key in keys:
+            if 0 < limits[key[0]] <= fresh.get(key, 0) + known.get(key, 0):
                 wait_s = (self._window + WINDOW_MS - now) // 1000 + 1
                 raise Busy("too_many_requests", retry_after=wait_s)
-            counted.append((key, number))
         if len(fresh) >= MOST:
             fresh.clear()
-        fresh.update(counted)
+        for key in keys:
+            fresh[key] = fresh.get(key, 0) + 1
 
     def is_due(self) -> bool:
         """Whether it is this request's turn to share(), when its answer is out."""

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from .db import db, db_now_ms
+from .db import again, db, db_now_ms
 from .errors import Busy
 from .models import Throttle
 
@@ -56,6 +56,10 @@ def take(limits: Sequence[Limit]) -> int:
     Raises Busy while an earlier pause lasts; then nothing is counted. Commits. All tries take
     their rows in the same order, so none waits for the other in a circle.
     """
+    return again(lambda: _take(limits), undo=db.session.rollback)
+
+
+def _take(limits: Sequence[Limit]) -> int:
     longest = 0
     for limit in limits:
         pause_ms = _count(limit)

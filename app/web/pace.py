@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import time
 
-from flask import Response, after_this_request, current_app, g
+from flask import Response, after_this_request, current_app, request
 
 from .. import api_tokens, limits
 from ..access import Caller
@@ -17,15 +17,15 @@ _refused: dict[str, float] = {}  # address -> until when this process asks no da
 
 def count(caller: Caller | None) -> None:
     """This request, under its API token, its person and its address. Raises Busy."""
-    config, rates = current_app.config, limits.rates()
+    rates = limits.rates()
     if rates.is_due():
         _share_afterwards(rates)
-    counted = [("address", _network(), config["RATE_LIMIT_ADDRESS"])]
+    keys = [("address", _network())]
     if caller is not None:
-        counted.append(("person", caller.user_id, config["RATE_LIMIT_PERSON"]))
-    if caller is not None and caller.token_id is not None:
-        counted.append(("token", caller.token_id, config["RATE_LIMIT_TOKEN"]))
-    rates.count(counted)
+        keys.append(("person", caller.user_id))
+        if caller.token_id is not None:
+            keys.append(("token", caller.token_id))
+    rates.count(keys)
 
 
 def refuse_guesses(shown: str) -> None:
@@ -53,13 +53,14 @@ def note_guess(shown: str) -> None:
 
 def _network() -> str:
     """Whose address it is: of IPv6 the /64, as who has one has all of them."""
-    found: str | None = g.get("network")
-    if found is None:
+    environ = request.environ
+    if "HTTP_X_FORWARDED_FOR" in environ:
         address = where.address()
-        if ":" in address:
-            address = str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
-        found = g.network = address
-    return found
+    else:
+        address = environ.get("REMOTE_ADDR") or ""
+    if ":" not in address:
+        return address
+    return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
 
 
 def _share_afterwards(rates: limits.Rates) -> None:
