@@ -24,6 +24,7 @@ class Timing:
     threshold: float = 300.0
     usable: float = 5.0  # a token with less left is not handed out
     forced_gap: float = 60.0  # between two renewals that an upstream's 401 asked for
+    patience: float = 5.0  # with a database that is locked or away
 
     @property
     def lease(self) -> float:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 c = Connection
 
 RESTORED = "restored"  # the reason of a living grant out of a backup: the first clear no ends it
-PATIENCE_S = 5.0  # with a database that is locked or away
+PATIENCE_S = Timing().patience
 UNWRITTEN = (*AWAY, NotRecorded)  # nothing of the change is kept, not yet
 SETTLED = {  # what every row with new tokens says
     **{"state": "active", "reason": None, "attempt_id": None, "lease_ms": 0, "not_before_ms": 0},
@@ -82,7 +82,7 @@ def claim(need: Need, row: Row, attempt: str) -> int | None:
         .values(forced_ms=now if need.after == row.token_gen else c.forced_ms)
         .returning(c.attempt_ms)
     )
-    taken = _write(claim, patience=0.0 if need.lives(row) else PATIENCE_S)
+    taken = _write(claim, patience=0.0 if need.lives(row) else need.timing.patience)
     if taken is None:  # lost, unless only the acknowledgement of the commit was
         mine = sa.select(c.attempt_ms).where(c.id == row.id, c.attempt_id == attempt)
         with db.engine.connect() as link:
@@ -167,7 +167,7 @@ def give_back(need: Need, row: Row, attempt: str, error: AppError) -> bool:
     )
     level = logging.ERROR if kind == "client" else logging.WARNING  # the admins' matter
     log.log(level, "connection %s was not renewed: %s (%s)", row.id, error.code, kind)
-    return _write(change, patience=PATIENCE_S, note=None if again else note) is not None
+    return _write(change, patience=need.timing.patience, note=None if again else note) is not None
 
 
 def _refusals(row: Row, error: AppError, *, again: bool) -> dict[str, Any]:

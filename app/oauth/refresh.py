@@ -165,6 +165,7 @@ def _take(gateway: Usable, need: Need, row: Row, ask: Ask) -> Seen | None:
 
 def _news(tokens: TokenSet, asked: Asking) -> TokenSet:
     """Without a refresh token that is the old one, said again."""
+    # nosemgrep: secret-compared  # both are the provider's; nobody guesses here
     is_old = tokens.refresh_token == asked.refresh_token
     return replace(tokens, refresh_token=None) if is_old else tokens
 
@@ -180,14 +181,14 @@ def _attempt(
     except AppError as error:
         is_over = lease.give_back(need, row, attempt, error)
     else:
-        found = _keep(lease.kept(need, row, tokens, t0), row, ends)
+        found = _keep(need, row, lease.kept(need, row, tokens, t0), ends)
         is_over = found is not None
     if not is_over:
         lease.let_go(row, attempt)
     return found
 
 
-def _keep(it: Kept, row: Row, ends: float) -> Seen | None:
+def _keep(need: Need, row: Row, it: Kept, ends: float) -> Seen | None:
     """What nobody gives twice: into the database, else into the spool, tried until the lease ends.
 
     None: the connection moved on. With a file in the spool nobody has to wait that long.
@@ -198,7 +199,7 @@ def _keep(it: Kept, row: Row, ends: float) -> Seen | None:
         is_safe = spool.write(it)
         left = max(0.0, ends - time.monotonic())
         try:
-            stored = lease.store(it, patience=min(left, lease.PATIENCE_S) if is_safe else left)
+            stored = lease.store(it, patience=min(left, need.timing.patience) if is_safe else left)
         except lease.UNWRITTEN:
             return spool.find(row)
     spool.settle(it, stored)

@@ -23,7 +23,7 @@ from flask import Flask
 
 from app import access, create_app
 from app.db import AWAY, db
-from app.errors import AppError, ConnectionNeeded, TokenRefused
+from app.errors import AppError, TokenRefused
 from app.oauth import asking, refresh, spool, tokens
 from app.oauth.asking import Asking
 from app.oauth.freshness import Timing
@@ -31,7 +31,8 @@ from app.oauth.replies import TokenSet
 from config import Config
 from tests.conftest import HERE, SECRETS
 
-FAST = Timing(deadline=3.0, margin=2.0, quiet=1.0, threshold=1.0, usable=0.5, forced_gap=0.0)
+# Nobody dies in a race, so the deadline may be one that a busy machine keeps.
+FAST = Timing(deadline=30.0, margin=2.0, quiet=1.0, threshold=1.0, usable=0.5, forced_gap=0.0)
 SHORT = Timing(deadline=1.0, margin=0.5, quiet=0.5, threshold=1.0, usable=0.5, forced_gap=0.0)
 
 
@@ -56,15 +57,15 @@ def race(given: argparse.Namespace, timing: Timing, seconds: float) -> Counter[s
             caller = person(random.randrange(given.people))
             if random.random() > 0.02:
                 after = None
+            began = time.monotonic()
             try:
                 gateway = access.usable(caller, "acme")
                 forced = after if after == gateway.connection.token_gen else None
                 counts["forced"] += forced is not None
                 shown = tokens.credential(caller, gateway, after=forced, timing=timing)
-                after, handed_out = shown.token_gen, time.monotonic()
+                after = shown.token_gen
                 why = look_up(session, given.provider, shown)
-                took = time.monotonic() - handed_out
-                if why == "expired" and took > timing.usable / 2:
+                if why == "expired" and time.monotonic() - began > timing.usable / 2:
                     why = "late"
                 elif why in ("expired", "revoked"):
                     counts["forced"] += 1
@@ -145,8 +146,8 @@ def once(role: str) -> None:
     after = gateway.connection.token_gen if role == "hold" else None
     try:
         seen = refresh.renew(gateway, after=after, timing=SHORT, ask=ROLES[role])
-    except ConnectionNeeded as error:
-        say(f"NEEDED {error.reason}")
+    except AppError as error:
+        say(f"FAILED {error.code}")
         return
     say(f"GOT {seen.token_gen}")
     if role == "full":
@@ -176,7 +177,6 @@ def main() -> None:
         app.config["OAUTH_REQUEST_TIMEOUT"] = SHORT.deadline
         litter(app, given)
     else:
-        app.config["OAUTH_REQUEST_TIMEOUT"] = SHORT.deadline
         with app.app_context():
             once(given.role)
 

@@ -3,7 +3,7 @@
 In this process and on a port of its own. `hold` names a moment ("before" or "after" the tokens
 rotate) at which it stops until `go_on` is set; `arrived` is set when a request is there.
 
-It counts `reused` refresh tokens, and as `early` what came within a quarter of a token's life after
+It counts `reused` refresh tokens, and as `early` what came within a tenth of a token's life after
 the request before: nobody needs a new token then.
 """
 
@@ -100,7 +100,7 @@ class Provider:
 
     def _rotate(self, token: str, arrived: float) -> Reply:
         family, used = self._refresh.get(token, ("", None))
-        self.counts["early"] += arrived - self._asked.get(family, 0.0) < self.expires / 4
+        self.counts["early"] += arrived - self._asked.get(family, 0.0) < self.expires / 10
         self._asked[family] = arrived
         if not self._alive.get(family):
             return 400, {"error": "invalid_grant"}
