@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help run demo test lint bench chaos lock
+.PHONY: help run demo test lint bench bench-refresh chaos lock
 
 PYTHON ?= python3
 PORT ?= 8000
@@ -17,6 +17,7 @@ help:
 	@echo "make lint    the quick part of it: style, types, and what looks for mistakes"
 	@echo "make bench   the gateway against a bare proxy, side by side"
 	@echo "make chaos   two nodes and twenty people, while everything breaks that can"
+	@echo "make bench-refresh  stored tokens at a provider that forgives nothing, beside the naive way"
 	@echo "make lock    pin the newest packages that pyproject.toml allows"
 
 # --- install: once, and again when the pins change -------------------------------------------
@@ -79,6 +80,10 @@ test: lint .rigs/stamp
 bench: .venv/run
 	@.ci/needs wrk gcc
 	$(BIN)/python -m benchmarks
+
+bench-refresh: .venv/dev
+	@.ci/needs postgresql
+	$(BIN)/python -m benchmarks.refresh
 
 chaos: .venv/dev
 	@.ci/needs postgresql
