@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flask import current_app
+from sqlalchemy.exc import SQLAlchemyError
 
 from . import cleanup, keys, metrics, schedule
 from .db import AWAY
@@ -178,7 +179,7 @@ class Housekeeper:
                 self._run_quietly(name)
             with self._context():
                 waits = [one.wait_s for one in schedule.standings() if one.name in shared]
-        except AWAY as error:
+        except SQLAlchemyError as error:  # away, or not brought up to this release yet
             log.warning("chores wait for the database: %s", type(error).__name__)
             return LOOK_S
         return min(LOOK_S, *waits)
@@ -187,7 +188,7 @@ class Housekeeper:
         """Whether it failed. A database that goes away meanwhile costs this run, not the others."""
         try:
             report = self.run(name)
-        except AWAY as error:
+        except SQLAlchemyError as error:
             log.warning("chore %s waits for the database: %s", name, type(error).__name__)
             return True
         return report is not None and report.failed

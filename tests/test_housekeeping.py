@@ -498,6 +498,25 @@ def test_a_keeper_goes_on_by_itself_until_it_is_stopped(app):
     }
 
 
+def test_a_keeper_outlives_a_database_that_is_not_ready(app, caplog):
+    """As with MIGRATE_AT_START=false, until somebody brings it up to date."""
+    told, runs = threading.Event(), []
+
+    def steps() -> Iterator[dict[str, int]]:
+        runs.append("chores wait for the database" in caplog.text)
+        if runs.count(True) > 1:
+            told.set()
+        yield {"done": 1}
+
+    with app.app_context(), db.engine.begin() as link:
+        link.execute(sa.text("ALTER TABLE chore RENAME TO chore_of_later"))
+    local = Recurring(0.1, steps, on_each_node=True)
+    one = keeper(app, {"local": local, "shared": Recurring(1, steps)})
+    one.start()
+    assert told.wait(60)
+    one.stop()
+
+
 def chore_row_or_none(app, name: str) -> Chore | None:
     return next((row for row in rows(app, Chore) if row.id == name and row.ran_ms), None)
 

@@ -23,7 +23,7 @@ from tests.e2e.gateway import PASSWORD, Gateway
 
 PATIENCE_S = 150  # this machine may be busy, and a lease lasts 90 s
 SECRETS = ("SECRET_KEY", "AUTH_ENCRYPTION_SECRET", "PUBLIC_URL")
-KEPT = {"store_tokens": True, "auto_refresh": True}
+KEPT = {"store_tokens": True, "auto_refresh": True, "keep_alive": True}
 
 
 @pytest.fixture
@@ -214,6 +214,15 @@ def test_sec_116_nodes_in_turn_serve_sign_in_forms_flow_tokens_and_limits(nodes)
     said = [whoami(node, public, bearer) for node in both]
     assert all("alice" in one for one in said), said
     assert provider.debug("stats")["token"]["ok"] == {"authorization_code": 1}
+    # What rested for two days is kept alive by any node, and used by all.
+    with connect(both[0]) as link:
+        link.execute("UPDATE connection SET issued_ms = issued_ms - 172800000")
+    assert "renewed=1" in both[1].flask("housekeeping", "run", "--once", "keep-alive")
+    said = [whoami(node, public, bearer) for node in both]
+    assert all("alice" in one for one in said), said
+    asked = {"authorization_code": 1, "refresh_token": 1}
+    assert provider.debug("stats")["token"]["ok"] == asked
+    assert provider.debug("stats")["grantsRevoked"] == 0
     # Signed out at one node is signed out at both; so is a revoked token.
     cookies = {one.name: one.value for one in person.session.cookies if one.name == "signed_in"}
     assert all(status(node, public, "/connections", cookies=cookies) == 200 for node in both)
