@@ -19,7 +19,7 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 EMAIL = "ana@example.com"
 NO_PAGES = (  # these lead on, or are for programs
     *("/", "/static/<path:filename>", "/oauth/connect/<slug>", "/oauth/callback/<slug>"),
-    *("/health", "/ready", "/mcp/<slug>", "/api/openapi.json"),
+    *("/health", "/ready", "/metrics", "/version", "/mcp/<slug>", "/api/openapi.json"),
     "/.well-known/oauth-protected-resource/mcp/<slug>",
 )
 looked_at: set[str] = set()
@@ -289,6 +289,7 @@ def test_q1_q7_q10_every_page_is_clean_wide_and_narrow_light_and_dark(walk, axe)
         "tools-no-match": "/tools?q=nothing",
         "tool": "/tools/rig/echo",
         "tool-with-an-odd-name": "/tools/rig/?name=echo",
+        "settings": "/admin/settings",
         "users": "/admin/users",
         "user-new": "/admin/users/new",
         "account": "/me",
