@@ -323,7 +323,7 @@ WORKERS = {"gevent": "", "gthread": "-k gthread --threads 8"}
 
 @pytest.mark.parametrize("moment", ["before the answer", "in a silent stream"])
 @pytest.mark.parametrize("kind", WORKERS)
-def test_sec_048_hang_up_closes_upstream(plain, upstream, kind, moment):
+def test_sec_048_f_35_hang_up_closes_upstream(plain, upstream, kind, moment):
     left = []
 
     def silent(seen):

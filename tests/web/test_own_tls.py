@@ -6,11 +6,11 @@ import pytest
 
 from app import certificates
 from app.db import db, utcnow
-from app.models import BrowserSession, Gateway
+from app.models import BrowserSession, Gateway, User
 from tests import authority
 from tests.authority import DAY, Authority, Certificate
 from tests.conftest import rows
-from tests.mcp.world import SHARED, Client, add, body_of, failure_of
+from tests.mcp.world import SHARED, Client, add, body_of, failure_of, user
 from tests.upstream import Said, Seen, Upstream, dual, says
 from tests.web.registry import NONE, drawn, script, send
 
@@ -129,6 +129,30 @@ def test_sec_094_the_provider_is_asked_with_the_same_certificates(app, ca, us, s
     assert [seen.path for seen in server.seen] == ["/token", "/mcp"]
     assert "error" in body_of(Client(app, slug="bare").call())
     assert len(server.seen) == 2
+
+
+def test_sec_094_f_46_a_provider_whose_certificate_ended_gets_no_secret(app, ca, serve):
+    provider = serve(ca.signs("127.0.0.1", since=-2 * DAY, until=-DAY))
+    app.config["OAUTH_MAX_RETRIES"] = 0
+    config = SHARED | {"token_url": f"{provider.origin}/token"}
+    add(app, provider.url, ca_pem=ca.pem, auth_type="oauth", oauth_config=config)
+    assert failure_of(Client(app).call())["code"] == "provider_unreachable"
+    told = failure_of(Client(app, email=admin_of(app)).call())
+    assert told["code"] == "tls_failed" and "certificate of 127.0.0.1" in told_to(app)
+    assert provider.seen == []
+
+
+def admin_of(app) -> str:
+    """The email of an admin, who may also call."""
+    with app.app_context():
+        db.session.query(User).filter_by(id=user(app, "root@example.com")).update({"role": "admin"})
+        db.session.commit()
+    return "root@example.com"
+
+
+def told_to(app) -> str:
+    said = body_of(Client(app, email="root@example.com").call())["error"]
+    return str(said["message"])
 
 
 def test_a_key_that_cannot_be_opened_is_said_so(app, ca, us, serve, start, config):

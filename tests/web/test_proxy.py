@@ -214,7 +214,7 @@ DOWN = {
 
 
 @pytest.mark.parametrize("era", ["modern", "legacy"])
-def test_sec_032_only_listed_headers_cross(acme, upstream, era):
+def test_sec_032_039_only_listed_headers_cross(acme, upstream, era):
     acme.initialize()
     upstream.script = lambda seen: says(result(seen), 200, **DOWN)
     acme.session = None if era == "modern" else acme.session
