@@ -79,6 +79,8 @@ def revoke_all(
         db.session.rollback()  # a write is next, and begins its transaction
         for row in keeping.locked(c.id.in_(ids), holds):
             queued += keeping.part(row, state="revoked", why="leak", reason="by_admin")
+            about = Subject("connection", row.id)
+            audit.record(by, "connection.disconnected", about, code="by_admin")
             connections += 1
         db.session.commit()
         if progress is not None:

@@ -166,20 +166,28 @@ def _move(model: type[Base], names: tuple[str, ...], batch: int) -> Iterator[int
     """How many values each batch moved. A value that somebody else changed meanwhile is skipped."""
     m: Any = model
     mine = f"{PREFIX}.{box().active}."
-    changes = []
     elsewhere = [
         sa.and_(getattr(m, name).is_not(None), ~getattr(m, name).startswith(mine, autoescape=True))
         for name in names
     ]
+    swaps: list[_Swap] = []
     for number, row in enumerate(_rows(model, *elsewhere, batch=batch), 1):
-        changes += [change for name in names if (change := _change(row, name)) is not None]
+        swaps += [swap for name in names if (swap := _swap(row, name)) is not None]
         if number % batch == 0:
-            yield _swapped(changes)
-            changes = []
-    yield _swapped(changes)
+            yield _swapped(model, swaps)
+            swaps = []
+    yield _swapped(model, swaps)
 
 
-def _change(row: Any, name: str) -> sa.Update | None:
+@dataclass(frozen=True, slots=True)
+class _Swap:
+    row: str
+    column: str
+    old: str = field(repr=False)
+    new: str = field(repr=False)
+
+
+def _swap(row: Any, name: str) -> _Swap | None:
     """This value under the active key, if it is not, and if it opens. Opened again to be sure."""
     sealed, where = getattr(row, name), cell(row, name)
     if sealed is None or key_of(sealed) == box().active:
@@ -190,13 +198,22 @@ def _change(row: Any, name: str) -> sa.Update | None:
             return None
     except Unsealable:
         return None  # status() names it
-    table = type(row).__table__
-    same = sa.and_(table.c.id == row.id, table.c[name] == sealed)
-    return sa.update(table).where(same).values({name: new})
+    return _Swap(row.id, name, sealed, new)
 
 
-def _swapped(changes: list[sa.Update]) -> int:
-    if not changes:
-        return 0
+def _swapped(model: type[Base], swaps: list[_Swap]) -> int:
+    """In one transaction, so many at a time that its write lock lasts for milliseconds."""
+    table: Any = model.__table__
+    columns = table.c
+    given = {name: sa.bindparam(name) for name in ("this", "old", "new")}
+    count = 0
+    if not swaps:
+        return count
     with db.engine.begin() as link:
-        return sum(link.execute(change).rowcount for change in changes)
+        for name in sorted({one.column for one in swaps}):
+            same = sa.and_(columns.id == given["this"], columns[name] == given["old"])
+            change = sa.update(table).where(same).values({name: given["new"]})
+            mine = [one for one in swaps if one.column == name]
+            values = [{"this": one.row, "old": one.old, "new": one.new} for one in mine]
+            count += link.execute(change, values).rowcount
+    return count

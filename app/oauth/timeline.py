@@ -111,6 +111,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
 _BY_CODE: Mapping[str, Mapping[str, str]] = {
     "connection.ended": {
         "grant_ended": "Ended by {host}.",
+        "restored": "An older state of this server was put back. {host} knows a newer sign-in.",
         "interaction_required": "{host} wants the person to sign in again.",
         "expired": "Ran out, and could not be renewed.",
         "refused_by_server": "The server took it no longer.",

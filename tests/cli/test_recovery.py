@@ -176,6 +176,8 @@ def test_after_a_leak_everything_that_works_is_ended_and_queued(app, alice):
     assert len(waiting) == 2 and all(one.url == REVOKE for one in waiting)
     assert all(one.refresh_token_sealed and one.access_token_sealed for one in waiting)
     assert not rows(app, Flow)
+    told = [one for one in rows(app, AuditEvent) if one.action == "connection.disconnected"]
+    assert {one.subject_id for one in told} == {row.id for row in rows(app, Connection)}
     with app.app_context(), pytest.raises(SignInRequired):
         recent().clear()
         api_tokens.authenticate(token)
