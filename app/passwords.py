@@ -42,24 +42,26 @@ def hashed(password: str) -> str:
         return _off_the_hub(lambda: _hasher.hash(password))
 
 
-def is_right(password: str, kept: str | None) -> bool:
+def matches(kept: str, password: str) -> bool:
+    try:
+        return _hasher.verify(kept, password)
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+def is_right(
+    password: str, kept: str | None, *, matches: Callable[[str, str], bool] = matches
+) -> bool:
     """Takes as long when nothing is kept (SEC-071). Raises Busy when many others wait."""
     with _turn():
         stand_in = _off_the_hub(_nobodys)
-        right = _off_the_hub(lambda: _matches(kept or stand_in, password))
+        right = _off_the_hub(lambda: matches(kept or stand_in, password))
     return right and kept is not None
 
 
 def is_outdated(kept: str) -> bool:
     """Kept with weaker parameters than those of today."""
     return _hasher.check_needs_rehash(kept)
-
-
-def _matches(kept: str, password: str) -> bool:
-    try:
-        return _hasher.verify(kept, password)
-    except (VerificationError, InvalidHashError):
-        return False
 
 
 @functools.cache
