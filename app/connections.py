@@ -3,49 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
-from .access import Caller
+from .access import Caller, Held
 from .db import db
 from .errors import NotFound
 from .models import Connection, Gateway, OAuthConfig, User
 from .states import LIVING
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """One connection. Times in ms by the database's clock; None: never, or not told."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected(Held):
+    """A connection with whose it is, and where."""
 
-    id: str
     gateway_id: str
     slug: str
     gateway_name: str
     is_enabled: bool  # the gateway
     user_id: str | None  # None: the shared account of a gateway
     email: str | None
-    state: str
-    reason: str | None
     state_ms: int  # in this state since; 0: unknown
-    account: str | None
-    scopes_requested: list[str]
-    scopes_granted: list[str]
-    expires_ms: int | None
-    last_used_ms: int | None
     last_refresh_ms: int | None
-    not_before_ms: int
-    last_error_code: str | None
-    connected_ms: int
-    has_access: bool
-    has_refresh: bool
     settings: dict[str, Any]
 
     @property
-    def since_ms(self) -> int:
+    def since(self) -> datetime | int:
         """As people read the state: a renewal is no news to them."""
-        return self.connected_ms if self.state in ("active", "refreshing") else self.state_ms
+        return self.created_at if self.state in ("active", "refreshing") else self.state_ms
 
     @property
     def host(self) -> str:
@@ -99,13 +87,13 @@ def _is_within(caller: Caller, one: Connected) -> bool:
 
 def _read(*which: sa.ColumnElement[bool]) -> list[Connected]:
     c, g, o = Connection, Gateway, OAuthConfig
+    names = [name for name in Held.__dataclass_fields__ if not name.startswith("has_")]
+    held = [getattr(c, name) for name in (*names, "gateway_id", "user_id", "state_ms")]
     query = (
-        sa.select(c.id, c.gateway_id, g.slug, g.name, g.is_enabled, c.user_id, User.email)
-        .add_columns(c.state, c.reason, c.state_ms, c.account_label)
-        .add_columns(c.scopes_requested, c.scopes_granted, c.expires_ms, c.last_used_ms)
-        .add_columns(c.last_refresh_ms, c.not_before_ms, c.last_error_code, c.created_at)
-        .add_columns(c.access_token_sealed.is_not(None), c.refresh_token_sealed.is_not(None))
-        .add_columns(o.settings)
+        sa.select(*held, c.last_refresh_ms, User.email, o.settings)
+        .add_columns(g.slug, g.name.label("gateway_name"), g.is_enabled)
+        .add_columns(c.access_token_sealed.is_not(None).label("has_access"))
+        .add_columns(c.refresh_token_sealed.is_not(None).label("has_refresh"))
         .join(g, g.id == c.gateway_id)
         .join(o, o.id == c.oauth_config_id)
         .outerjoin(User, User.id == c.user_id)
@@ -113,7 +101,4 @@ def _read(*which: sa.ColumnElement[bool]) -> list[Connected]:
         .order_by(g.slug, User.email, c.id)
     )
     with db.engine.connect() as link:
-        rows = [list(row) for row in link.execute(query)]
-    for row in rows:
-        row[18] = int(row[18].timestamp() * 1000)
-    return [Connected(*row) for row in rows]
+        return [Connected(**row._mapping) for row in link.execute(query)]

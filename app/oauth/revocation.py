@@ -204,7 +204,8 @@ def _due(limit: int, only: Collection[str] | None) -> list[tuple[str, str]]:
     query = sa.select(r.id, r.url).where(r.state == "queued", r.not_before_ms <= now)
     if only is not None:
         query = query.where(r.connection_id.in_(only))
-    query = query.where(r.lease_ms <= now).order_by(r.not_before_ms, r.created_at, r.id).limit(limit)
+    first = (r.not_before_ms, r.created_at, r.id)
+    query = query.where(r.lease_ms <= now).order_by(*first).limit(limit)
     with db.engine.connect() as link:
         return [(row.id, urlsplit(row.url).netloc) for row in link.execute(query)]
 
