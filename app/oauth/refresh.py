@@ -75,6 +75,7 @@ def _renew(gateway: Usable, need: Need, ask: Ask, give_up: float) -> Seen:
         if found is not None:
             return found
         if time.monotonic() > give_up:
+            row, _ = look(gateway, need)  # raises what was found out just now, if it is over
             raise _unavailable(gateway, row)
         if not waited:
             metrics.lease_wait()

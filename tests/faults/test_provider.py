@@ -274,9 +274,11 @@ def test_f_06_f_07_f_14_at_a_shared_account_the_admins_are_told_what_came(place,
     assert place.call() == "at-2"
 
 
-def test_f_07_the_text_names_a_web_page(place):
+def test_f_07_the_log_names_the_content_type_and_no_content(place, caplog):
     place.open_shared(token_management={"store_tokens": True}).scripts = [UNREADABLE["f_07 page"]]
     assert place.failure()["code"] == "reply_unreadable"
+    [facts] = [one.facts for one in caplog.records if one.message == "token reply unreadable"]
+    assert (facts["content_type"], facts["members"]) == ("text/html", [])
     assert place.row.last_error_code == "reply_unreadable"
 
 

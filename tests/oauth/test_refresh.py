@@ -395,13 +395,13 @@ def test_expired_with_nothing_to_renew_it_needs_the_person():
 
 @pytest.mark.parametrize("kind", ["unsent", "busy", "refused", "client", "unknown"])
 def test_sec_105_no_other_failure_ends_a_grant_or_stops_a_living_token(kind):
-    grant(STALE)
+    grant(STALE, fail_count=8)  # so the pause is long
     ask = Ask(ProviderError("provider_error", kind=kind, said="so they say"))
     assert [renew(ask) for _ in range(3)] == ["at-1"] * 3
     row = stored()
     assert len(ask.asked) == 1
     assert row.state == ("refreshing" if kind == "unknown" else "failing")
-    assert (row.lease_ms, row.attempt_id, row.fail_count) == (0, None, 1)
+    assert (row.lease_ms, row.attempt_id, row.fail_count) == (0, None, 9)
     assert (row.last_error_code, row.last_error_text) == ("provider_error", "so they say")
     assert token_of(row, "refresh_token_sealed") == "rt-1"
 
@@ -414,7 +414,7 @@ def test_an_error_without_a_class_counts_as_unknown():
 
 @pytest.mark.parametrize("error", [DOWN, LOST], ids=["unsent", "unknown"])
 def test_without_a_living_token_it_is_told_when_to_come_back(error):
-    grant(DEAD)
+    grant(DEAD, fail_count=4)  # so the pause is 8 s at least
     ask = Ask(error)
     for _ in range(2):  # nobody asks again before, and nobody waits for it
         with pytest.raises(ProviderError) as caught:
