@@ -2,7 +2,20 @@
 
 from flask import Flask
 
-from . import auth, denials, errors, help, home, machines, metadata, oauth, people, proxy, security, words
+from . import (
+    auth,
+    denials,
+    errors,
+    help,
+    home,
+    machines,
+    metadata,
+    oauth,
+    people,
+    proxy,
+    security,
+    words,
+)
 from .admin import activity, connected, settings, users
 from .admin import gateways as admin_gateways
 from .api import activity as api_activity

@@ -149,6 +149,6 @@ def test_a_committed_secret_is_found(tmp_path, secret):
 
 
 def test_what_only_looks_like_a_secret_may_move_to_another_line():
+    before = (ROOT / ".secrets.baseline").read_text()
     ran = subprocess.run([ROOT / "tests/lint/secrets", "app/setup.py"], cwd=ROOT)
-    assert ran.returncode == 0
-    assert subprocess.run(["git", "diff", "--quiet", ".secrets.baseline"], cwd=ROOT).returncode == 0
+    assert ran.returncode == 0 and (ROOT / ".secrets.baseline").read_text() == before
