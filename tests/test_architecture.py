@@ -16,8 +16,8 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "schema edits trust schedule chain oauth.revoking oauth.breaker",
     "audit access throttle limits watching oauth.client oauth.discovery oauth.templates mcp.sse",
     "connections oauth.timeline",
-    "activity api_tokens overview sessions oauth.registration oauth.sharing oauth.ladder oauth.freshness"
-    " keys mcp.upstream mcp.memory mcp.handles mcp.health",
+    "activity api_tokens overview sessions keys oauth.registration oauth.sharing oauth.ladder"
+    " oauth.freshness mcp.upstream mcp.memory mcp.handles mcp.health",
     "opening oauth.asking oauth.revocation mcp.turn mcp.answers mcp.stand_in",
     "oauth.row",
     "oauth.lease",
@@ -51,7 +51,10 @@ ONLY = {  # what is imported -> the only modules that may
     "app.egress": "oauth.client oauth.discovery oauth.registration mcp.upstream checks authz",
 }
 OAUTH_SEALERS = "tokens refresh lease flow registration parked revocation spool"
-SEALERS = {"chain", "gateways", "keys", "resealing", "trust", *(f"oauth.{name}" for name in OAUTH_SEALERS.split())}
+SEALERS = {
+    *("chain", "gateways", "keys", "resealing", "trust"),
+    *(f"oauth.{name}" for name in OAUTH_SEALERS.split()),
+}
 ROWLESS = {
     *("errors secretbox egress specs mcp.wire mcp.sse".split()),
     *("oauth.client oauth.replies oauth.revoking".split()),
