@@ -59,6 +59,11 @@ METRICS = {
         "counter", ("gateway", "outcome"), "Sign-ins that came back from a provider."
     ),
     "oauth_connections": Metric("gauge", ("gateway", "state"), "Connections, by state."),
+    "oauth_revocations": Metric(
+        "gauge",
+        ("state",),
+        "Grants that were to be ended at their provider: queued, given_up, done.",
+    ),
     "housekeeping_ran_timestamp_seconds": Metric(
         "gauge", ("chore",), "When a chore was done last, on any node."
     ),

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from . import schedule
 from .db import AWAY, db
 from .metrics import METRICS, SECONDS, Key, meter
-from .models import Connection, Gateway, OAuthConfig
+from .models import Connection, Gateway, OAuthConfig, Revocation
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -25,6 +25,7 @@ def page(version: str) -> str:
     try:
         samples = _named(samples)
         samples.update(_connections())
+        samples.update(_revocations())
         samples.update(_chores())
         samples["database_up",] = 1
     except AWAY:
@@ -56,6 +57,13 @@ def _connections() -> Counter[Key]:
     with db.engine.connect() as link:
         rows = link.execute(query).all()
     return Counter({("oauth_connections", row.slug, row.state): row[2] for row in rows})
+
+
+def _revocations() -> Counter[Key]:
+    query = sa.select(Revocation.state, sa.func.count()).group_by(Revocation.state)
+    with db.engine.connect() as link:
+        rows = link.execute(query).all()
+    return Counter({("oauth_revocations", row.state): row[1] for row in rows})
 
 
 def _chores() -> Counter[Key]:

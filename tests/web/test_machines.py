@@ -13,7 +13,7 @@ from app import api_tokens, metrics
 from app.audit import SYSTEM
 from app.db import db, db_now_ms
 from app.errors import ProviderError
-from app.models import Chore, Connection, User
+from app.models import Chore, Connection, Revocation, User
 from app.oauth import refresh
 from tests.oauth import acme
 from tests.oauth.planted import DEAD, NEW, Ask, grant, plant
@@ -214,6 +214,19 @@ def test_who_waits_for_anothers_renewal_is_counted(app, watch):
         db.session.commit()
         refresh.renew(usable(), ask=Ask(NEW), timing=SHORT)
     assert watch()["oauth_lease_waits_total"] == 1
+
+
+def test_revocations_are_watched(app, watch):
+    facts = {"connection_id": "c", "gateway_id": "g", "gateway_name": "G", "style": "rfc7009"}
+    facts |= {"url": "https://as.test/revoke", "client_id": "us"}
+    with app.app_context():
+        db.session.add_all(Revocation(state=one, **facts) for one in ("queued", "queued", "done"))
+        db.session.commit()
+    said = watch()
+    states = {
+        state: said.get(f'oauth_revocations{{state="{state}"}}') for state in ("queued", "done")
+    }
+    assert states == {"queued": 2, "done": 1}
 
 
 def test_chores_are_watched(app, watch):
