@@ -53,7 +53,10 @@ def check_url(url: str) -> None:
 
 
 def check_address(text: str, allow: Sequence[Network] = ()) -> None:
-    """A public unicast address, or one in `allow`, the operator's list. Raises Blocked."""
+    """A public unicast address, or one in `allow`, the operator's list. Raises Blocked.
+
+    ValueError for a text that is no address.
+    """
     address = ipaddress.ip_address(text.partition("%")[0])
     carried = _carried(address)
     if carried is not None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests import authority
 from tests.e2e.gateway import Gateway
 from tests.upstream import MODERN, Said, Upstream, dual
 
@@ -147,6 +148,25 @@ def test_sec_038_no_path_leaves_the_address_of_the_server(node, server) -> None:
         ask(node, path=path)
     assert server.seen[before:]  # a query is no reason to refuse
     assert {one.path for one in server.seen[before:]} == {"/mcp"}
+
+
+def test_sec_094_a_gateway_trusts_and_shows_what_its_file_says(node, tmp_path) -> None:
+    """As workers run it, gevent's TLS included: a server that asks for a certificate of our CA."""
+    ca = authority.Authority()
+    us = ca.signs("gateway", client=True)
+    private = Upstream(authority.server(ca.signs("127.0.0.1"), tmp_path, clients_of=ca))
+    try:
+        trusting = {"url": private.url, "ca_pem": ca.pem}
+        shown = {"client_cert_pem": us.pem, "client_key": us.key}
+        for name, more in (("ours", trusting | shown), ("bare", trusting)):
+            record = {"name": name, "url": private.url} | more
+            node.flask("gateways", "add", "-", stdin=json.dumps(record))
+        for name, works in (("ours", True), ("bare", False), ("ours", True)):
+            assert (b'"result"' in ask(node, path=f"/mcp/{name}")) == works, name
+        assert len(private.seen) == 2
+        assert "PRIVATE" not in node.log()
+    finally:
+        private.stop()
 
 
 def test_sec_048_f_35_a_caller_who_hangs_up_is_no_fault_of_the_server(node, server) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from app.errors import UpstreamError, UpstreamTimeout
 from app.mcp import relay
+from app.mcp.upstream import LONGEST_S, Exchanges
 from tests.mcp import world
 from tests.mcp.world import Client, add, body_of, failure_of
 from tests.upstream import LEGACY, OldServer, dual, event, legacy, modern, result, streams, upstream
@@ -68,6 +69,21 @@ def test_an_opening_that_drips_is_answered_by_us_when_its_time_is_over(acme, ups
     answers_with(upstream, "initialize", lambda: flood(b": \n\n", upstream, pause=0.001))
     assert body_of(acme.initialize())["result"]["serverInfo"]["name"] == "acme"
     assert upstream.hung_up.wait(20)
+
+
+@pytest.mark.parametrize("age", [0, LONGEST_S + 1])
+def test_sec_049_an_answer_has_an_hour_however_much_comes(app, acme, upstream, age):
+    """Read as if it had begun that long ago."""
+    upstream.script = lambda seen: streams(NOISE, event(result(seen)))
+    with app.app_context():
+        answer = Exchanges(world.usable(app)).send("POST", {}, b'{"id":1,"method":"x"}')
+    answer._began -= age
+    with answer:
+        if age:
+            with pytest.raises(UpstreamTimeout):
+                answer.body()
+        else:
+            assert answer.body().startswith(NOISE)
 
 
 def test_an_opening_of_one_endless_event_is_answered_by_us(acme, upstream):
