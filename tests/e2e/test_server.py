@@ -7,6 +7,8 @@ import secrets
 import subprocess
 import sys
 
+import pytest
+
 from tests.e2e.gateway import ROOT
 
 
@@ -29,6 +31,25 @@ def test_sync_workers_are_refused():
     command = [sys.executable, "-m", "gunicorn", "-k", "sync", "wsgi:app"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode != 0 and "sync workers" in done.stderr
+
+
+def test_threads_that_streams_would_take_whole_are_refused():
+    command = [sys.executable, "-m", "gunicorn", "-k", "gthread", "--threads", "3", "wsgi:app"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode != 0 and "--threads 4" in done.stderr
+
+
+def test_gunicorn_reads_its_settings_from_files_too(monkeypatch, tmp_path, capsys):
+    (tmp_path / "proxies").write_text("10.0.0.1, 10.0.0.2\n")
+    monkeypatch.delenv("TRUSTED_PROXIES", raising=False)
+    monkeypatch.setenv("TRUSTED_PROXIES_FILE", str(tmp_path / "proxies"))
+    read = runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+    assert read["forwarded_allow_ips"] == "10.0.0.1,10.0.0.2"
+    monkeypatch.setenv("TRUSTED_PROXIES_FILE", str(tmp_path / "nowhere"))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+    assert ended.value.code == os.EX_CONFIG
+    assert "TRUSTED_PROXIES_FILE cannot be read" in capsys.readouterr().err
 
 
 def test_sec_013_gunicorn_logs_no_query():

@@ -182,4 +182,6 @@ def test_f_37_no_call_fails_while_workers_are_replaced(gateway_server, upstream,
     until(lambda: len(workers_of(node)) == 2 and not workers_of(node) & first)
     callers.reach(callers.said["good"] + 40)
     assert set(callers.stop()) == {"good"}
+    os.kill(node.program.pid, signal.SIGTERM)  # those of the second generation end as gently
+    assert node.program.wait(60) == 0
     assert "Traceback" not in node.log() and "graceful timeout" not in node.log()
