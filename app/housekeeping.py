@@ -108,8 +108,6 @@ class Housekeeper:
             self._lease_s = margin_s + current_app.config["OAUTH_REQUEST_TIMEOUT"]
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._next: dict[str, float] = {}  # chores of this node: when they are due, monotonic
-        self._look_at = 0.0
 
     def run(self, name: str, *, early: bool = False) -> Report | None:
         """Do it now, if it is due or `early`; None: it is not, or another has it. Commits.
@@ -137,6 +135,10 @@ class Housekeeper:
         self._thread = threading.Thread(target=self.keep_at_it, name="housekeeping", daemon=True)
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def ask_to_stop(self) -> None:
         """After the step under way. Waits for nothing."""
         self._stopping.set()
@@ -148,24 +150,32 @@ class Housekeeper:
             self._thread.join(STOP_S)
 
     def keep_at_it(self) -> None:
-        """Until it is asked to stop. The first look comes a little later: others start, too."""
-        self._look_at = time.monotonic() + random.uniform(0.5, 1.5)  # noqa: S311  # jitter
+        """Until it is asked to stop. The first look comes a little later: others start, too.
+
+        What is this node's own has a thread beside it: it is not to wait for a long chore.
+        """
+        own = threading.Thread(target=self._keep_beating, name="housekeeping-own", daemon=True)
+        own.start()
+        look_at = time.monotonic() + random.uniform(0.5, 1.5)  # noqa: S311  # jitter
         while not self._wait(BEAT_S):
-            self._beat()
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + self._look()
+        own.join(STOP_S)
+
+    def _keep_beating(self) -> None:
+        due: dict[str, float] = {}  # monotonic
+        own = {name: one for name, one in self._chores.items() if one.on_each_node}
+        while not self._wait(BEAT_S):
+            with self._context():
+                metrics.share()
+            for name, chore in own.items():
+                if time.monotonic() >= due.get(name, 0.0):
+                    failed = self._run_quietly(name)
+                    with self._context():
+                        wait_s = self._pause(chore) if failed else chore.every_s
+                    due[name] = time.monotonic() + wait_s
         with self._context():
             metrics.leave()
-
-    def _beat(self) -> None:
-        with self._context():
-            metrics.share()
-        for name, chore in self._chores.items():
-            if chore.on_each_node and time.monotonic() >= self._next.get(name, 0.0):
-                failed = self._run_quietly(name)
-                with self._context():
-                    wait_s = self._pause(chore) if failed else chore.every_s
-                self._next[name] = time.monotonic() + wait_s
-        if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + self._look()
 
     def _look(self) -> float:
         """Do what is due; seconds until the next look."""
@@ -182,7 +192,7 @@ class Housekeeper:
         except SQLAlchemyError as error:  # away, or not brought up to this release yet
             log.warning("chores wait for the database: %s", type(error).__name__)
             return LOOK_S
-        return min(LOOK_S, *waits)
+        return min([LOOK_S, *waits])
 
     def _run_quietly(self, name: str) -> bool:
         """Whether it failed. A database that goes away meanwhile costs this run, not the others."""

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -495,11 +496,47 @@ def test_a_keeper_goes_on_by_itself_until_it_is_stopped(app):
     while chore_row_or_none(app, "once") is None:
         often.wait(0.05)
     one.stop()
-    assert "housekeeping" not in {thread.name for thread in threading.enumerate()}
+    assert not [one for one in threading.enumerate() if one.name.startswith("housekeeping")]
     assert {row.id: row.outcome for row in rows(app, Chore)} == {
         "bad": "failed: ZeroDivisionError",
         "once": "done=1",
     }
+
+
+def test_what_is_the_nodes_own_waits_for_no_long_chore(app):
+    began, went_on = threading.Event(), threading.Event()
+
+    def own() -> Iterator[dict[str, int]]:
+        if began.is_set():
+            went_on.set()
+        yield {}
+
+    def takes_long() -> Iterator[dict[str, int]]:
+        began.set()
+        assert went_on.wait(60)
+        yield {"done": 1}
+
+    chores = {"own": Recurring(0.1, own, on_each_node=True), "long": Recurring(60, takes_long)}
+    one = keeper(app, chores)
+    one.start()
+    assert went_on.wait(60)
+    one.stop()
+    assert chore_row(app, "long").outcome == "done=1"
+
+
+def test_a_keeper_may_have_nothing_that_nodes_share(app):
+    began, told = time.monotonic(), threading.Event()
+
+    def own() -> Iterator[dict[str, int]]:
+        if time.monotonic() > began + 3:  # it has looked at the schedule by now
+            told.set()
+        yield {}
+
+    one = keeper(app, {"own": Recurring(0.1, own, on_each_node=True)})
+    one.start()
+    assert told.wait(60) and one.is_alive
+    one.stop()
+    assert not one.is_alive
 
 
 def test_a_keeper_outlives_a_database_that_is_not_ready(app, caplog):
