@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -51,11 +52,20 @@ def node(server, tmp_path_factory) -> Iterator[Any]:
 
 
 def ask(node, *lines: str, path: str = "/mcp/x", body: bytes = BODY, end: bytes = b"") -> bytes:
-    """One request with these lines besides those that it needs; what came back, at its start."""
+    """One request with these lines besides those that it needs; what came back."""
     with begin(node, *lines, path=path, body=body, end=end) as sock:
+        found = b""
         with contextlib.suppress(ConnectionResetError):
-            return sock.recv(65_536)
-        return b""
+            while not _is_whole(found) and (piece := sock.recv(65_536)):
+                found += piece
+        return found
+
+
+def _is_whole(answer: bytes) -> bool:
+    """As far as its length is said; nothing here waits for the end of the connection."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: *([0-9]+)", head)
+    return bool(end) and (length is None or len(body) >= int(length[1]))
 
 
 def begin(
