@@ -18,6 +18,7 @@ from tests.conftest import rows
 from tests.mcp import world
 from tests.web.credentials import bearer, token_of
 
+HOUR = timedelta(hours=1)
 APP = Path(__file__).parents[2] / "app"
 HERE = "https://gw.test"
 ANA = Actor("user", "u-ana", "ana@example.com", "203.0.113.9", "req0123456")
@@ -140,6 +141,12 @@ def test_the_last_day_is_counted_with_its_failures_by_cause(app, admin):
     assert "/help/errors/provider_error" in page.text
     with app.app_context():
         now = utcnow()
+        first, second = (activity.summary(activity.Filter(), now=at) for at in (now, now + HOUR))
+        lately = [
+            sum(counts) for counts in zip(*(hour[1:] for hour in first.hours[-2:]), strict=True)
+        ]
+        assert lately == [first.done, first.not_done] == [2, 3]
+        assert (second.done, second.not_done) == (2, 3) and second.hours != first.hours
         old = sa.update(AuditEvent).values(at=now - timedelta(hours=30))
         db.session.execute(old)
         db.session.commit()

@@ -53,7 +53,6 @@ def index() -> ResponseReturnValue:
         gateways=names,
         types=_TYPES,
         outcomes=activity.OUTCOMES,
-        counted=activity.COUNTED,
     )
     return page, 422 if wrong else 200
 
@@ -80,7 +79,7 @@ def _file(wanted: Filter) -> Response:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow([name.replace("_", " ") for name in Line.__dataclass_fields__])
-    for event in activity.events(wanted, limit=activity.COUNTED):
+    for event in activity.events(wanted, limit=activity.IN_FILE):
         writer.writerow([_cell(value) for value in astuple(_line(event))])
     reply = Response(text.getvalue(), content_type="text/csv; charset=utf-8")
     reply.headers["Content-Disposition"] = 'attachment; filename="activity.csv"'
