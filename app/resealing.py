@@ -205,7 +205,7 @@ def _swapped(model: type[Base], swaps: list[_Swap]) -> int:
     """In one transaction, so many at a time that its write lock lasts for milliseconds."""
     table: Any = model.__table__
     columns = table.c
-    given = {name: sa.bindparam(name) for name in ("this", "old", "new")}
+    given: dict[str, Any] = {name: sa.bindparam(name) for name in ("this", "old", "new")}
     count = 0
     if not swaps:
         return count

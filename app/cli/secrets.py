@@ -3,8 +3,9 @@
 import click
 from flask.cli import AppGroup
 
-from .. import resealing
+from .. import resealing, schema
 from ..audit import Actor
+from ..db import AWAY
 from .plain import in_words
 
 secrets = AppGroup("secrets", help="What is stored sealed, and with which key.")
@@ -18,7 +19,8 @@ def status() -> None:
 
     Exit status 0: no old key is in use. 1: one still is. 3: none is, but a value does not open.
     """
-    found = resealing.status()
+    with in_words():
+        found = resealing.status()
     for (table, column, key), count in sorted(found.counts.items()):
         role = "active" if key == found.active else "old"
         click.echo(f"{table}.{column}\t{key}\t{role}\t{count}")
@@ -42,7 +44,11 @@ def reseal() -> None:
         shown = moved
 
     with in_words():
-        done = resealing.reseal(by=BY, progress=progress)
+        try:
+            done = resealing.reseal(by=BY, progress=progress)
+        except AWAY as error:
+            why = f"Stopped: {schema.complaint(error)}. What was moved stays: run this again."
+            raise click.ClickException(why) from error
     click.echo(f"{done.moved} moved to key {done.status.active}.")
     if done.retired:
         click.echo(f"No longer needed: {', '.join(done.retired)}.")

@@ -1,10 +1,13 @@
 """flask secrets …"""
 
 import dataclasses
+import sqlite3
 
 import pytest
+import sqlalchemy as sa
 
 from app import keys
+from app.db import db
 from app.secretbox import SecretBox
 from tests import sealed
 
@@ -51,6 +54,8 @@ def test_sec_082_status_is_1_until_nothing_is_under_an_old_key(both, planted):
     assert f"moved to key {NEW_ID}." in moved.stdout
     assert f"No longer needed: {OLD_ID}." in moved.stdout
     assert "moved, now in connection" in moved.stderr
+    chain = both.test_cli_runner().invoke(args=["audit", "verify"])
+    assert chain.exit_code == 0, chain.output
     after = run(both, "status")
     assert after.exit_code == 0 and OLD_ID not in after.stdout
 
@@ -82,6 +87,25 @@ def test_sec_082_resealing_says_which_process_seals_with_the_old_key(start, conf
     ran = run(both, "reseal")
     assert ran.exit_code == 1 and "Still sealing with an old key" in ran.stderr
     assert "No longer needed" not in ran.stdout
+
+
+def test_sec_082_a_database_that_goes_away_is_named_and_what_was_moved_stays(both, planted):
+    """It stops for good in the middle, as with kill -9; the next run goes on."""
+    with both.app_context():
+        engine = db.engine
+
+    def away(link, cursor, statement, parameters, context, many):
+        if statement.startswith("UPDATE parked_call"):
+            error = engine.dialect.loaded_dbapi.OperationalError("gone")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise error
+
+    sa.event.listen(engine, "before_cursor_execute", away)
+    ran = run(both, "reseal")
+    sa.event.remove(engine, "before_cursor_execute", away)
+    assert ran.exit_code == 1 and "the database does not answer. What was moved stays" in ran.output
+    assert f"connection.access_token_sealed\t{NEW_ID}\tactive\t1" in run(both, "status").stdout
+    assert run(both, "reseal").exit_code == 0
 
 
 @pytest.mark.parametrize("args", [("reseal", "now"), ("status", "--all"), ("what",)])
