@@ -49,7 +49,6 @@ def queue(row: Connection, *, why: str) -> int:
     The caller has locked the row, and empties its columns. 0: nothing is held that opens, or its
     provider has no way to end it; then a row says so to what comes late. Opens no network.
     """
-    client = db.session.get(ClientRegistration, row.registration_id or "")
     config = db.session.get(OAuthConfig, row.oauth_config_id)
     gateway = db.session.get(Gateway, row.gateway_id)
     tokens = {column: _opened(row, column) for column, _ in _TOKENS}
@@ -57,12 +56,16 @@ def queue(row: Connection, *, why: str) -> int:
         return 0
     made = Revocation(connection_id=row.id, user_id=row.user_id, style="none", url="")
     made.gateway_id, made.gateway_name, made.client_id = gateway.id, gateway.name, ""
-    style = OAuthConfigSpec.model_validate(config.settings).revocation_style
-    if client is None or row.revocation_url is None or style == "none":
+    spec = OAuthConfigSpec.model_validate(config.settings)
+    style, url = spec.revocation_style, row.revocation_url
+    client = db.session.get(ClientRegistration, row.registration_id or "")
+    if row.owner_key == "shared":  # nobody consented, so nothing was pinned
+        client, url = config.registration, spec.revocation_url
+    if client is None or url is None or style == "none":
         made.state, made.ended_at, made.last_error_code = "done", utcnow(), NO_WAY
         db.session.add(made)
         return 0
-    made.style, made.url = style, row.revocation_url
+    made.style, made.url = style, url
     made.client_id, made.auth_method = client.client_id, client.auth_method
     made.ca_pem, made.client_cert_pem = gateway.ca_pem, gateway.client_cert_pem
     held = tokens | {

@@ -321,6 +321,15 @@ def test_sec_025_deleting_a_gateway_ends_every_grant_as_its_own_client(
     )
 
 
+def test_sec_025_the_token_of_a_shared_account_ends_with_its_gateway(app, admin, provider):
+    config = world.SHARED | {"token_management": {"store_tokens": True}, "revocation_url": REVOKE}
+    world.add(app, acme.NOWHERE, auth_type="oauth", oauth_config=config)
+    world.connect(app, token="at-1", refresh_token_sealed=None)
+    assert admin.submit("/admin/gateways/acme/delete").status_code == 303
+    provider.post(REVOKE)
+    assert work_off(app) == {"ended": 1} and tokens(provider) == [BOTH[1]]
+
+
 def test_a_disabled_persons_grant_waits_a_week_for_them(app, alice, provider):
     mine = connected(app, alice, provider)
     with app.app_context():
