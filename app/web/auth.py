@@ -71,10 +71,7 @@ def gate() -> AnyResponse | None:
     """Before every request: who it is, whether it is forged, whether it may."""
     rule = request.url_rule.rule if request.url_rule else ""
     if is_for_machines(request.path):
-        if rule:
-            caller = api_caller(_scope())
-            if not request.path.startswith("/mcp"):  # there it is counted when the call is read
-                pace.count(caller)
+        _find_machine(rule)
         return None
     if rule in WITHOUT_COOKIES:
         return None
@@ -193,6 +190,12 @@ def _set_cookie(reply: AnyReply, *, cookie: str) -> AnyReply:
     secure = current_app.config["SESSION_COOKIE_SECURE"]
     reply.set_cookie(_cookie_name(), cookie, secure=secure, httponly=True, samesite="Lax")
     return reply
+
+
+def _find_machine(rule: str) -> None:
+    caller = api_caller(_scope()) if rule else None
+    if caller and not request.path.startswith("/mcp"):  # there it is counted when the call is read
+        pace.count(caller)
 
 
 def _find_person() -> None:

@@ -1,11 +1,8 @@
 """People, for admins."""
 
-import datetime
 
 import pytest
-import sqlalchemy as sa
 
-from app.db import db, utcnow
 from app.models import ApiToken, AuditEvent, BrowserSession, User
 from tests.conftest import PASSWORD, Browser, rows
 from tests.web.credentials import bearer, token_of
