@@ -8,6 +8,7 @@ from flask.cli import AppGroup
 from .. import audit, chain
 from ..audit import SYSTEM, Subject
 from ..db import db
+from .plain import in_words
 
 group = AppGroup("audit", help="The record of who did what.")
 
@@ -30,7 +31,8 @@ class Noted(click.ParamType[tuple[int, str]]):
 )
 def verify(noted: tuple[int, str] | None) -> None:
     """Look for records that were changed, taken away or put in. Exit status 1 if there are any."""
-    verdict = chain.verify(noted=noted)
+    with in_words():
+        verdict = chain.verify(noted=noted)
     if verdict.broken is not None:
         where = f"Record {verdict.broken.seq} " if verdict.broken.seq else ""
         raise click.ClickException(
@@ -49,17 +51,19 @@ def verify(noted: tuple[int, str] | None) -> None:
 @click.option("--limit", type=click.IntRange(1, 100_000), default=1_000, show_default=True)
 def show(after: int, limit: int) -> None:
     """The record, one JSON line each, the oldest first."""
-    for line in chain.lines(after=after, limit=limit):
-        click.echo(json.dumps(line))
+    with in_words():
+        for line in chain.lines(after=after, limit=limit):
+            click.echo(json.dumps(line))
 
 
 @group.command("anew")
 @click.confirmation_option(prompt="Begin a new chain? What the old one says is no longer proven")
 def anew() -> None:
     """Go on after a chain that is broken: a new one begins at the last record."""
-    found = chain.verify().broken
-    head = chain.anew(db.session())
-    what = f"{found.seq}: {found.what}" if found else ""
-    audit.record(SYSTEM, "audit.begun_anew", Subject("audit"), after=head.seq, found=what)
-    db.session.commit()
+    with in_words():
+        found = chain.verify().broken
+        head = chain.anew(db.session())
+        what = f"{found.seq}: {found.what}" if found else ""
+        audit.record(SYSTEM, "audit.begun_anew", Subject("audit"), after=head.seq, found=what)
+        db.session.commit()
     click.echo(f"A new chain began after record {head.seq}.")
