@@ -217,8 +217,8 @@ def test_sec_056_054_and_063_no_text_of_anybody_becomes_more_than_text(tab, gate
     assert len({_kind(path) for path in seen}) > 20, seen
 
 
-MOST = {"/admin/gateways/*": 6, "/connections/*": 6, "/tools/tools/*": 6}  # else 2
-"""Lists show each string; pages of one thing are looked at for some of them."""
+# Lists show each string; pages of one thing are looked at for some of them, else for two.
+MOST = {"/admin/gateways/*": 6, "/connections/*": 6, "/tools/tools/*": 6}
 
 
 def _kind(path: str) -> str:

@@ -1,6 +1,5 @@
 """People, for admins."""
 
-
 import pytest
 
 from app.models import ApiToken, AuditEvent, BrowserSession, User
