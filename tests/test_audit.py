@@ -1,5 +1,6 @@
 """No change without its record (SEC-114), and a chain of records that shows tampering."""
 
+import dataclasses
 import json
 import logging
 import random
@@ -413,3 +414,17 @@ def test_a_record_knows_its_gateway_and_whose_account_it_is_about(app, admin, al
     assert found["gateway.created"] == (gateway_id, None)
     assert found["consent.begun"] == (gateway_id, user_id)
     assert found["user.disabled"] == (None, user_id)
+
+
+def test_the_chain_goes_on_under_a_new_key_and_without_the_old_one(app, start, config):
+    note(app, "one")
+    old, new = config.AUTH_ENCRYPTION_SECRET, "0f1e2d3c4b5a69788796a5b4c3d2e1f0" * 2
+    both = dataclasses.replace(
+        config, AUTH_ENCRYPTION_SECRET=new, AUTH_ENCRYPTION_SECRETS_OLD=(old,)
+    )
+    turning = start(both)
+    note(turning, "two")
+    assert turning.test_cli_runner().invoke(args=["secrets", "reseal"]).exit_code == 0
+    turned = start(dataclasses.replace(config, AUTH_ENCRYPTION_SECRET=new))
+    note(turned, "three")
+    assert chain_holds(turned)
