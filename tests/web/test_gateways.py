@@ -130,16 +130,6 @@ def test_where_tokens_are_revoked_is_a_field_of_its_own(app, admin):
     assert page.status_code == 422 and "Start with https://" in page.text
 
 
-def test_where_tokens_are_revoked_is_a_field_of_its_own(app, admin):
-    add(app, CODE)
-    url = "/admin/gateways/github-mcp/edit"
-    page = send(admin, url, revocation_url="https://github.com/revoke", client_secret="again")
-    assert page.status_code == 303, page.text
-    assert drawn(admin.get(url))["revocation_url"] == "https://github.com/revoke"
-    page = send(admin, url, revocation_url="http://github.com/revoke", client_secret="again")
-    assert page.status_code == 422 and "Start with https://" in page.text
-
-
 def test_the_form_offers_to_keep_people_connected(app, admin):
     fields = drawn(admin.get(NEW))
     assert (fields["keep_people"], fields["auto_refresh"]) == ("y", "y")
