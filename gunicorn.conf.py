@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 from gunicorn.errors import HaltServer
@@ -152,10 +153,42 @@ def _end_calls(worker, draining) -> None:
 class _QuietGreenlets:
     """gunicorn would wait for idle connections as for calls: its whole graceful time for each."""
 
+    def patch(self) -> None:
+        super().patch()
+        self.doors = [(one.getsockname(), os.dup(one.fileno())) for one in self.sockets]
+
     def run(self) -> None:
-        self.quiet = set()
+        self.quiet, self.guests = set(), []
         threading.Thread(target=self.close_quiet, daemon=True).start()
+        doorkeeper = threading.Thread(target=self.welcome_last, daemon=True)
+        doorkeeper.start()
         super().run()
+        doorkeeper.join()
+        give_up = time.monotonic() + self.cfg.graceful_timeout - _LAST_WORDS
+        for guest in self.guests:
+            guest.join(max(0.0, give_up - time.monotonic()))
+
+    def welcome_last(self) -> None:
+        """Who is connected when the doors close gets an answer; the system would reset them."""
+        while self.alive:
+            time.sleep(0.2)
+        doors = [(name, socket.socket(fileno=number)) for name, number in self.doors]
+        give_up = time.monotonic() + 1.5  # gunicorn itself closes within a second
+        while time.monotonic() < give_up:
+            for name, listener in doors:
+                self.welcome(types.SimpleNamespace(getsockname=lambda name=name: name), listener)
+            time.sleep(0.05)
+        for name, listener in doors:
+            self.welcome(types.SimpleNamespace(getsockname=lambda name=name: name), listener)
+            listener.close()
+
+    def welcome(self, door, listener) -> None:
+        listener.setblocking(False)
+        with contextlib.suppress(OSError):  # nobody is left
+            while True:
+                guest = threading.Thread(target=self.handle, args=(door, *listener.accept()))
+                self.guests.append(guest)
+                guest.start()
 
     def handle(self, listener, client, addr) -> None:
         self.quiet.add(client)
