@@ -135,7 +135,10 @@ def renew_now(gateway: Usable) -> bool:
 
 
 def put_away(user_id: str, *, by: Actor) -> int:
-    """A person lost their access: the grants stay sealed, and are handed to nobody. How many."""
+    """A person lost their access: the grants stay sealed, and are handed to nobody. How many.
+
+    A renewal under way keeps its lease, and what it brings is kept here, too.
+    """
     found = locked(c.user_id == user_id, c.state.in_(LIVING))
     for row in found:
         _turn(row, "orphaned", "access_lost")
@@ -176,6 +179,7 @@ def part(row: Connection, *, state: str, why: str, reason: str | None = None) ->
         if name != "state":
             setattr(row, name, value)
     _turn(row, state, reason)
+    row.token_gen += 1
     return count
 
 
@@ -184,8 +188,7 @@ def _turn(row: Connection, state: str, reason: str | None) -> None:
         if not may_follow(row.state, state):
             raise Conflict
         row.state, row.state_ms = state, db_now_ms()
-    row.reason, row.failing_ms, row.attempt_id = reason, None, None
-    row.lease_ms, row.token_gen = 0, row.token_gen + 1
+    row.reason, row.failing_ms = reason, None
 
 
 def locked(*which: Clause) -> list[Connection]:

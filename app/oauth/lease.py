@@ -112,13 +112,18 @@ def kept(need: Need, row: Row, tokens: TokenSet, t0: int) -> Kept:
 def store(it: Kept, *, patience: float) -> Seen | None:
     """One commit for all of it; None if the tokens that they replace are not there any more.
 
-    The attempt plays no part: an answer that comes late is kept while no newer one is in. Commits.
+    The attempt plays no part: an answer that comes late is kept while no newer one is in. So is one
+    for a person who lost their access meanwhile: the grant stays put away, and whole. Commits.
     """
+    away = sa.and_(c.state == "orphaned", c.reason == "access_lost")
+    settled = {**it.columns, **SETTLED, **became("active")}
+    for name in ("state", "reason", "state_ms"):
+        settled[name] = sa.case((away, getattr(c, name)), else_=settled[name])
     change = (
         sa.update(c)
         .where(c.id == it.connection_id, c.token_gen == it.token_gen)
-        .where(c.state.not_in(("revoked", "orphaned")))
-        .values(**{**it.columns, **SETTLED, **became("active")}, last_refresh_ms=db_now_ms())
+        .where(sa.or_(c.state.not_in(("revoked", "orphaned")), away))
+        .values(**settled, last_refresh_ms=db_now_ms())
         .values(version=c.version + 1, token_gen=c.token_gen + 1)
         .returning(*columns(Seen), db_now_ms().label("now_ms"))
     )
@@ -160,6 +165,7 @@ def give_back(need: Need, row: Row, attempt: str, error: AppError) -> bool:
     change = (
         sa.update(c)
         .where(c.id == row.id, c.attempt_id == attempt, c.token_gen == row.token_gen)
+        .where(c.state == "refreshing")
         .values(attempt_id=None, lease_ms=0, fail_count=c.fail_count + 1, version=c.version + 1)
         .values(failing_ms=sa.func.coalesce(c.failing_ms, db_now_ms()))
         .values(last_error_code=error.code, last_error_text=error.said, **values)

@@ -204,7 +204,7 @@ def _keep(need: Need, row: Row, it: Kept, ends: float) -> Seen | None:
         except lease.UNWRITTEN:
             return spool.find(row)
     spool.settle(it, stored)
-    return stored
+    return stored if stored is not None and stored.state in LIVING else None
 
 
 def _asking(gateway: Usable, config: UsableConfig, row: Row) -> Asking:

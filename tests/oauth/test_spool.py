@@ -166,6 +166,25 @@ def test_f_40_tokens_that_come_after_a_disconnect_are_ended_too():
     assert sorted(revocations()) == [("rt-1", "at-1"), ("rt-2", "at-2")]
 
 
+def test_f_40_a_person_who_was_disabled_during_a_renewal_has_the_new_tokens_when_let_in_again():
+    grant(DEAD, revocation_url="https://as.test/revoke")
+    user_id = stored().user_id
+
+    def meanwhile():
+        keeping.put_away(user_id, by=SYSTEM)
+        db.session.commit()
+        return NEW
+
+    with pytest.raises(ConnectionNeeded):
+        renew(Ask(meanwhile))
+    assert (stored().state, stored().reason) == ("orphaned", "access_lost")
+    assert (token_of(stored()), token_of(stored(), "refresh_token_sealed")) == ("at-2", "rt-2")
+    assert revocations() == []
+    keeping.give_back(user_id, by=SYSTEM)
+    db.session.commit()
+    assert renew(Ask()) == "at-2"  # asks nobody
+
+
 def test_f_40_tokens_that_come_after_their_person_was_deleted_are_ended_too():
     grant(DEAD, revocation_url="https://as.test/revoke")
 
