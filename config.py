@@ -28,7 +28,8 @@ class Config:
     AUTH_ENCRYPTION_SECRET: str  # seals what is stored; 32 random bytes, as hex or base64url
     AUTH_ENCRYPTION_SECRETS_OLD: tuple[str, ...] = ()  # still open, never seal
     PUBLIC_URL: str = "http://127.0.0.1:8000"  # origin that browsers use, no trailing slash
-    DATABASE_URL: str = "sqlite:///gateway.db"  # relative to the instance folder
+    INSTANCE_DIR: str = "instance"  # what this node keeps in files; relative to the checkout
+    DATABASE_URL: str = "sqlite:///gateway.db"  # relative to INSTANCE_DIR
     DATABASE_CONNECTIONS: int = 20  # at most, in each worker; PostgreSQL only
     MIGRATE_AT_START: bool = True
     TRUSTED_PROXIES: tuple[str, ...] = ()  # addresses whose X-Forwarded-For counts
@@ -112,6 +113,11 @@ _LIMITS = {
     "SESSION_IDLE_MINUTES": (1, 1440),
     "SESSION_MAX_HOURS": (1, 720),
 }
+
+
+def instance_folder(text: str) -> Path:
+    """What INSTANCE_DIR stands for."""
+    return (Path(__file__).parent / (text or Config.INSTANCE_DIR)).resolve()
 
 
 def sqlite_file(url: str, folder: Path) -> Path | None:

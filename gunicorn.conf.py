@@ -23,7 +23,7 @@ from pathlib import Path
 from gunicorn.errors import HaltServer
 
 sys.path.insert(0, str(Path(__file__).parent))  # wherever the app of this server is
-from config import ConfigError, sqlite_file, text_of
+from config import ConfigError, instance_folder, sqlite_file, text_of
 
 
 def _setting(name: str, default: str = "") -> str:
@@ -274,7 +274,7 @@ def _be_the_only_node(server) -> None:
 
     The lock is the master's and, by fork, its workers'; the commands take none.
     """
-    home = Path(__file__).parent / "instance"
+    home = instance_folder(_setting("INSTANCE_DIR"))
     path = sqlite_file(_setting("DATABASE_URL"), home)
     if path is None or "GUNICORN_PID" in os.environ:
         return  # the last: of a server that replaces itself (SIGUSR2), and hands its lock on

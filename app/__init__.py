@@ -5,7 +5,7 @@ import uuid
 
 from flask import Flask
 
-from config import Config, ConfigError
+from config import Config, ConfigError, instance_folder
 
 from . import addresses, cli, egress, logs, opening, web
 from .db import Recent, db, engine_options, migrate
@@ -18,7 +18,12 @@ from .web.quiet import App
 
 def create_app(config: Config) -> Flask:
     """Raises ConfigError for secrets that are weak, or that do not open this database."""
-    app = App(__name__, template_folder="../templates", static_folder="../static")
+    app = App(
+        __name__,
+        template_folder="../templates",
+        static_folder="../static",
+        instance_path=str(instance_folder(config.INSTANCE_DIR)),
+    )
     app.config.from_object(config)
     if app.debug and config.is_https:
         raise ConfigError("FLASK_DEBUG is for this machine only: it shows what went wrong to all")

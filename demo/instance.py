@@ -42,6 +42,7 @@ class Instance:
             "AUTH_ENCRYPTION_SECRET": secrets.token_urlsafe(32),
             "PUBLIC_URL": url,
             "DATABASE_URL": f"sqlite:///{self.folder}/gateway.db",
+            "INSTANCE_DIR": str(self.folder),
             "EGRESS_ALLOW": "127.0.0.0/8",  # provider and MCP server are on this machine
             **settings,
         }

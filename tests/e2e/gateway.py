@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +41,7 @@ class Gateway:
             "DATABASE_URL": database,
             "EGRESS_ALLOW": LOOPBACK,
             "WEB_CONCURRENCY": str(workers),
+            "INSTANCE_DIR": tempfile.mkdtemp(prefix="gateway-node-"),
             **given,
         }
         self._start()
@@ -116,6 +119,7 @@ class Gateway:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        shutil.rmtree(self.env["INSTANCE_DIR"])
 
 
 def _words(value: Any) -> str:

@@ -18,7 +18,6 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 import requests
 
-from demo.instance import ROOT
 from demo.person import Person
 from tests.e2e import canaries
 from tests.e2e.canaries import Canaries, hits
@@ -361,7 +360,7 @@ def searched(stage: Stage, other: int) -> dict[str, list[bytes]]:
         "commands": stage.printed,
         "processes": [canaries.command_line(pid) for pid in (*family, other)],
         "database": database,
-        "files": [*canaries.files(stage.temporary, ROOT / "instance")],
+        "files": [*canaries.files(stage.temporary, Path(stage.node.env["INSTANCE_DIR"]))],
     }
 
 
