@@ -75,7 +75,7 @@ test: lint .rigs/stamp
 	@.ci/needs chromium postgresql nginx-light curl faketime
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore tests/e2e
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore tests/e2e --database postgresql
-	$(BIN)/python -m pytest -q tests/e2e
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/e2e
 
 bench: .venv/run
 	@.ci/needs wrk gcc
