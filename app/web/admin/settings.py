@@ -48,6 +48,7 @@ SHOWN = {
         "RATE_LIMIT_WRONG_TOKENS": "Wrong API tokens a minute from one address",
     },
     "Other": {
+        "INSTANCE_DIR": "The folder in which this node keeps its files",
         "MAX_BODY_BYTES": "Bytes of the largest request",
         "DATABASE_CONNECTIONS": "Connections to PostgreSQL in each worker",
         "MIGRATE_AT_START": "The schema is brought up to date at the start",
