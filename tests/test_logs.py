@@ -35,8 +35,10 @@ def lines():
     handler.setFormatter(logs.JsonLines())
     counted = []
     handler.addFilter(lambda record: counted.append(record) or True)
-    root = logging.getLogger()
-    root.addHandler(handler)
+    root, own = logging.getLogger(), logging.getLogger("tests")
+    own.propagate = False  # pytest keeps what it catches, and cannot pass half a character on
+    for one in (root, own):
+        one.addHandler(handler)
 
     def read() -> list[dict]:
         text = out.getvalue()
@@ -48,7 +50,9 @@ def lines():
         return found
 
     yield read
-    root.removeHandler(handler)
+    own.propagate = True
+    for one in (root, own):
+        one.removeHandler(handler)
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
