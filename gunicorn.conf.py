@@ -1,7 +1,7 @@
 """How gunicorn runs the gateway: `gunicorn wsgi:app` in this folder reads this file.
 
 Everything about the product itself is in config.py. From the environment this file takes
-WEB_CONCURRENCY (workers), BIND, STOP_NOTICE, and with config.py TRUSTED_PROXIES and LOG_LEVEL.
+WEB_CONCURRENCY (workers), BIND, STOP_NOTICE, and some settings that config.py judges.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import errno
 import fcntl
 import functools
 import logging
+import math
 import mmap
 import os
 import re
@@ -34,6 +35,15 @@ def _setting(name: str, default: str = "") -> str:
         raise SystemExit(os.EX_CONFIG) from error
 
 
+def _grace() -> int:
+    """Seconds for a worker to finish: a renewal that is cut may cost somebody their sign-in."""
+    try:
+        longest = float(_setting("OAUTH_REQUEST_TIMEOUT", "30"))
+    except ValueError:
+        return 40  # the app says what is wrong with it, and does not start
+    return max(40, math.ceil(longest) + 10) if 0 < longest <= 600 else 40
+
+
 # Greenlets: a waiting call or an open event stream costs a few KiB, not a thread. `sync` serves one
 # stream at a time and is refused below; gthread works while streams are fewer than its threads.
 worker_class = "gevent"
@@ -50,12 +60,11 @@ bind = os.environ.get("BIND", "127.0.0.1:8000")
 # Seconds that an idle connection is kept. Above the proxy's own reuse time (nginx: 60 s), or it
 # would now and then send a request on a connection that we are closing.
 keepalive = 75
+graceful_timeout = _grace()
 # Seconds without a sign of life after which a worker is replaced. It watches the worker, not the
-# request: those have deadlines of their own. The first start may wait for migrations.
-timeout = 120
-# Seconds that a worker gets to finish. More than OAUTH_REQUEST_TIMEOUT: a renewal that is cut may
-# cost somebody their sign-in.
-graceful_timeout = 40
+# request: those have deadlines of their own. The first start may wait for migrations, and a worker
+# that ends may be silent while it finishes.
+timeout = 80 + graceful_timeout
 
 # Who may say that a browser came by HTTPS. Nobody, unless named; gunicorn would trust loopback.
 forwarded_allow_ips = ",".join(_setting("TRUSTED_PROXIES").replace(",", " ").split())
@@ -132,6 +141,7 @@ def _carries(worker) -> int:
 STOP_NOTICE = float(os.environ.get("STOP_NOTICE") or 1)
 _LAST_WORDS = 5  # seconds before a worker is killed, to tell those who still wait
 _LINGER = 2  # seconds that a quiet connection stays: a request may be on its way
+_LAST_GUESTS = 1000  # who is let in while the doors close; clients may come without end
 
 
 def _step_down(server) -> None:
@@ -185,7 +195,7 @@ class _QuietGreenlets:
     def welcome(self, door, listener) -> None:
         listener.setblocking(False)
         with contextlib.suppress(OSError):  # nobody is left
-            while True:
+            while len(self.guests) < _LAST_GUESTS:
                 guest = threading.Thread(target=self.handle, args=(door, *listener.accept()))
                 self.guests.append(guest)
                 guest.start()
@@ -241,7 +251,7 @@ class _OpenThreads:
 
     def welcome_last(self, listener) -> None:
         """Who is connected already gets an answer."""
-        for _ in range(1000):
+        for _ in range(_LAST_GUESTS):
             before = self.nr_conns
             self.accept(listener)
             if self.nr_conns == before:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -222,3 +223,53 @@ def test_sec_064_debug_does_not_start_in_public(monkeypatch, config):
 def test_every_error_text_is_complete():
     for code, text in texts().items():
         assert 400 <= text.status < 600 and text.message and text.cause and text.action, code
+
+
+# -- gunicorn.conf.py ------------------------------------------------------------------------------
+
+CONF = Path(__file__).parents[1] / "gunicorn.conf.py"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "grace"), [("30", 40), ("60.5", 71), ("soon", 40)]
+)
+def test_f_36_a_worker_that_ends_gets_longer_than_a_renewal_may_take(seconds, grace, tmp_path):
+    """gunicorn says what it read. A number that is none is for the app to complain about."""
+    given = tmp_path / "seconds"
+    given.write_text(f"{seconds}\n")
+    env = GOOD | {"PATH": os.environ["PATH"], "INSTANCE_DIR": str(tmp_path)}
+    named = {"OAUTH_REQUEST_TIMEOUT_FILE": str(given)}
+    command = [sys.executable, "-m", "gunicorn", "--print-config", "-c", CONF, "wsgi:app"]
+    told = subprocess.run(
+        command, cwd=CONF.parent, env=env | named, capture_output=True, text=True, timeout=60
+    )
+    read = dict(re.findall(r"^(\w+) += (.*)$", told.stdout, re.M))
+    assert int(read["graceful_timeout"]) == grace
+    assert int(read["timeout"]) > grace
+    assert ("OAUTH_REQUEST_TIMEOUT must be a number" in told.stderr) == (seconds == "soon")
+
+
+def test_sec_117_a_closing_door_lets_only_so_many_in():
+    """Clients that come without end would keep a gevent worker from ending."""
+
+    class Endless:
+        came = 0
+
+        def setblocking(self, flag):
+            assert flag is False
+
+        def accept(self):
+            self.came += 1
+            if self.came > 5000:
+                raise RuntimeError("it never stops")
+            return self.came, ("127.0.0.1", 1)
+
+    heard = []
+    kind = type("GeventWorker", (), {"handle": lambda self, *guest: heard.append(guest)})
+    worker, listener = runpy.run_path(str(CONF))["_gentle"](kind)(), Endless()
+    worker.quiet, worker.guests = set(), []
+    for _ in range(2):
+        worker.welcome("the door", listener)
+    for guest in worker.guests:
+        guest.join()
+    assert len(heard) == listener.came == 1000
