@@ -35,10 +35,8 @@ def lines():
     handler.setFormatter(logs.JsonLines())
     counted = []
     handler.addFilter(lambda record: counted.append(record) or True)
-    root, own = logging.getLogger(), logging.getLogger("tests")
-    own.propagate = False  # pytest keeps what it catches, and cannot pass half a character on
-    for one in (root, own):
-        one.addHandler(handler)
+    root = logging.getLogger()
+    root.addHandler(handler)
 
     def read() -> list[dict]:
         text = out.getvalue()
@@ -49,15 +47,15 @@ def lines():
         assert all({"at", "level", "logger", "message"} <= line.keys() for line in found)
         return found
 
+    read.handler = handler
     yield read
-    own.propagate = True
-    for one in (root, own):
-        one.removeHandler(handler)
+    root.removeHandler(handler)
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
 def test_sec_112_a_record_is_one_line_that_says_what_was_said(text, lines):
-    log = logging.getLogger("tests")
+    log = logging.Logger("alone")  # not caught: pytest cannot pass half a character on
+    log.addHandler(lines.handler)
     log.warning("it said %s", text)
     log.warning("%s", "x", extra={"facts": {"said": text, text: 1}})
     log.error("it failed", exc_info=ValueError(text))
