@@ -8,8 +8,9 @@ from flask import Blueprint, Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
 from .. import watching
+from ..errors import Forbidden
 from ..mcp.wire import OURS
-from .auth import api_caller
+from . import auth, security
 
 bp = Blueprint("machines", __name__)
 _FORWARDED = (  # what proxies add: then the connection says nothing of who asks
@@ -20,9 +21,15 @@ _FORWARDED = (  # what proxies add: then the connection says nothing of who asks
 
 @bp.before_request
 def check() -> None:
-    """Raises SignInRequired; Forbidden for a token that may not read /api."""
-    if not is_of_this_host():
-        api_caller("api:read")
+    """Raises SignInRequired; Forbidden for a token that may not read /api, and not all gateways.
+
+    Counts name the gateways they are of.
+    """
+    if is_of_this_host():
+        return
+    caller = auth.api_caller("api:read")
+    if caller.gateway_ids is not None and request.endpoint == "machines.metrics":
+        raise Forbidden("insufficient_token_scope", scope="for all gateways")
 
 
 @bp.get("/metrics")
@@ -37,8 +44,14 @@ def version() -> ResponseReturnValue:
 
 
 def is_of_this_host() -> bool:
-    """A program beside us that asks us directly."""
+    """A program beside us that asks us directly: by address, and with nothing of a proxy's.
+
+    A proxy beside us may add no header at all. It hands on the Host that it was asked by, or the
+    address at which it knows us, if it is told to.
+    """
     if any(name in request.headers for name in _FORWARDED):
+        return False
+    if not security.BY_ADDRESS.fullmatch(request.environ.get("HTTP_HOST", "")):
         return False
     try:
         return ipaddress.ip_address(request.remote_addr or "").is_loopback

@@ -23,7 +23,7 @@ _HEADERS = (
     ("Cross-Origin-Resource-Policy", "same-origin"),
 )
 _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
-_BY_ADDRESS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?")
+BY_ADDRESS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?")
 
 
 class Malformed(AppError):
@@ -60,7 +60,7 @@ def refuse_foreign_hosts() -> None:
     host = request.environ.get("HTTP_HOST", "")
     if host == ours or request.path in ("/health", "/ready"):
         return
-    if request.path in ("/metrics", "/version") and _BY_ADDRESS.fullmatch(host):
+    if request.path in ("/metrics", "/version") and BY_ADDRESS.fullmatch(host):
         return  # they are asked by address, too, and look at who asks
     name, _, port = ours.rpartition(":") if ":" in ours.rpartition("]")[2] else (ours, "", "")
     asked, _, asked_port = (

@@ -171,7 +171,7 @@ def test_sec_061_a_link_of_her_ai_client_names_nothing_to_others(world, who):
 
 
 def test_sec_061_a_token_for_chosen_gateways_knows_no_other(world):
-    """Also of an admin: the others look as if they never were."""
+    """Also of an admin: the others look as if they never were, or the whole is refused."""
     header = bearer(world.token("admin@example.com", *EVERYTHING, slugs=["wiki"]))
     world.stranger.get("/api/openapi.json", headers=header)
     before = state(world.app)
@@ -186,6 +186,13 @@ def test_sec_061_a_token_for_chosen_gateways_knows_no_other(world):
     listed = world.stranger.get("/api/v1/gateways", headers=header).json
     assert [one["slug"] for one in listed["gateways"]] == ["wiki"]
     assert state(world.app) == before
+    activity, far = "/api/v1/activity", {"REMOTE_ADDR": "203.0.113.9"}
+    for url in (activity, f"{activity}?gateway=acme", f"{activity}?gateway=nope", "/metrics"):
+        of_all = {"base_url": ORIGIN, "headers": header, "environ_overrides": far}
+        reply = world.stranger.client.get(url, **of_all)
+        assert reply.status_code == 403, url
+        assert reply.json["error"]["code"] == "insufficient_token_scope"
+        assert "acme" not in reply.text
 
 
 def test_sec_061_a_gateway_that_is_off_is_not_there_for_people(world):

@@ -159,9 +159,11 @@ def test_sec_031_pages_take_no_api_token_and_machines_no_cookie(world):
 @pytest.mark.parametrize("path", sorted(OF_THIS_HOST))
 def test_sec_031_what_watches_is_of_this_host_or_has_a_token(world, path):
     beside = {"environ_overrides": {"REMOTE_ADDR": "127.0.0.1"}}
-    assert world.stranger.get(path, **beside).status_code == 200
+    here = {"Host": "127.0.0.1:8000"}
+    assert world.stranger.get(path, headers=here, **beside).status_code == 200
+    assert world.stranger.get(path, **beside).status_code == 401  # by way of a proxy, then
     for name in ("X-Forwarded-For", "Forwarded", "Via"):
-        assert world.stranger.get(path, headers={name: "x"}, **beside).status_code == 401
+        assert world.stranger.get(path, headers=here | {name: "x"}, **beside).status_code == 401
     assert ask(world.stranger, "GET", path).status_code == 401
     assert ask(world.admin, "GET", path).status_code == 401  # a cookie is no token
     token = world.token("alice@example.com", "api:read")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from app.db import db, db_now_ms
 from app.errors import ProviderError
 from app.models import Chore, Connection, Revocation, User
 from app.oauth import refresh
+from tests import postgres
 from tests.oauth import acme
 from tests.oauth.planted import DEAD, NEW, Ask, grant, plant
 from tests.oauth.planted import acme as usable
@@ -22,6 +25,7 @@ from tests.oauth.race_worker import SHORT
 
 PATHS = pytest.mark.parametrize("path", ["/metrics", "/version"])
 AT = {"base_url": "https://gw.test"}
+BESIDE = {"base_url": "http://127.0.0.1:8000"}  # as a program on this host asks
 SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="[^"\\\n]*",?)+)\})? ([0-9.e+-]+)')
 
 
@@ -47,7 +51,7 @@ def watch(app):
     """What a program on this host reads, as samples."""
 
     def get() -> dict[str, float]:
-        reply = app.test_client().get("/metrics", base_url="http://127.0.0.1:8000")
+        reply = app.test_client().get("/metrics", **BESIDE)
         assert reply.status_code == 200, reply.text
         assert reply.content_type == "text/plain; version=0.0.4; charset=utf-8"
         return read(reply.text)
@@ -79,7 +83,7 @@ FAR = {"REMOTE_ADDR": "203.0.113.9"}
 
 @PATHS
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1"])
-@pytest.mark.parametrize("host", ["http://127.0.0.1:8000", "http://localhost", "https://gw.test"])
+@pytest.mark.parametrize("host", ["http://127.0.0.1:8000", "http://localhost", "http://[::1]:8000"])
 def test_sec_031_a_program_on_this_host_may_ask(app, path, address, host):
     reply = app.test_client().get(path, base_url=host, environ_overrides={"REMOTE_ADDR": address})
     assert reply.status_code == 200
@@ -89,7 +93,7 @@ def test_sec_031_a_program_on_this_host_may_ask(app, path, address, host):
 @pytest.mark.parametrize("address", ["203.0.113.9", "10.0.0.7", "::ffff:127.0.0.1.", ""])
 def test_sec_031_from_elsewhere_nobody_may_without_a_token(app, path, address):
     far = {"REMOTE_ADDR": address}
-    reply = app.test_client().get(path, **AT, environ_overrides=far)
+    reply = app.test_client().get(path, **BESIDE, environ_overrides=far)
     assert reply.status_code == 401 and reply.json["error"]["code"] == "sign_in_required"
     assert reply.headers["WWW-Authenticate"].startswith("Bearer ")
 
@@ -100,8 +104,14 @@ def test_sec_031_from_elsewhere_nobody_may_without_a_token(app, path, address):
 )
 def test_sec_031_what_a_proxy_on_this_host_passes_on_is_from_elsewhere(app, path, header):
     for value in ("127.0.0.1", ""):
-        reply = app.test_client().get(path, **AT, headers={header: value})
+        reply = app.test_client().get(path, **BESIDE, headers={header: value})
         assert reply.status_code == 401
+
+
+@PATHS
+def test_sec_031_a_proxy_on_this_host_that_adds_no_header_is_no_program_that_asks_us(app, path):
+    """It hands on the name by which it was asked."""
+    assert app.test_client().get(path, **AT).status_code == 401
 
 
 @PATHS
@@ -135,7 +145,7 @@ def test_only_reading(app, path):
 def test_the_version_is_the_release(app, watch):
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     version = tomllib.loads(text)["project"]["version"]
-    said = app.test_client().get("/version", **AT).json
+    said = app.test_client().get("/version", **BESIDE).json
     assert said == {"name": "MCP Gateway", "version": version}
     assert watch()[f'mcp_gateway_info{{version="{version}"}}'] == 1
 
@@ -266,17 +276,30 @@ def test_no_label_holds_a_person_or_a_secret(app, watch, alice, provider):
     assert people and not [one for one in secrets if one in text]
 
 
-def test_metrics_go_on_without_the_database(app, watch, tmp_path):
+def test_metrics_go_on_without_the_database(app, watch, database_url):
     """What this process counted needs none."""
-    before = watch()
-    assert before["database_up"] == 1
+    assert watch()["database_up"] == 1
     with app.app_context():
         metrics.call("acme", "ok")
         db.engine.dispose()
-        kept = db.engine.url.database
-    if kept.endswith(".db"):
-        Path(kept).rename(f"{kept}.away")
-        Path(kept).mkdir()
-    said = watch()
-    assert said["database_up"] == (0 if kept.endswith(".db") else 1)
-    assert said['mcp_calls_total{gateway="acme",outcome="ok"}'] == 1
+    with gone(database_url):
+        said = watch()
+        assert said["database_up"] == 0
+        assert said['mcp_calls_total{gateway="acme",outcome="ok"}'] == 1
+
+
+@contextlib.contextmanager
+def gone(database_url: str) -> Iterator[None]:
+    """The database is not there, while the block lasts."""
+    url = sa.make_url(database_url)
+    if url.port is None:
+        Path(url.database).rename(f"{url.database}.away")
+        Path(url.database).mkdir()
+        yield
+        return
+    server = postgres.Server(url.port)
+    server.drop(url.database)
+    try:
+        yield
+    finally:
+        server.create(url.database)  # the fixture drops it

@@ -19,9 +19,15 @@ MOST = 500
 
 @bp.get("")
 def index() -> ResponseReturnValue:
-    """The newest first. `next` is the `before` of the next page, null on the last one."""
-    if not auth.api_caller("api:read").is_admin:
+    """The newest first. `next` is the `before` of the next page, null on the last one.
+
+    Not for an API token of chosen gateways: what is written down goes beyond them.
+    """
+    caller = auth.api_caller("api:read")
+    if not caller.is_admin:
         raise Forbidden(admins=", ".join(people.admins()))
+    if caller.gateway_ids is not None:
+        raise Forbidden("insufficient_token_scope", scope="for all gateways")
     wanted, limit = activity.read_filter(request.args), _limit(request.args.get("limit", "100"))
     found = activity.events(wanted, limit=limit + 1)
     shown = found[:limit]
