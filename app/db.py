@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from flask import current_app
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import DeclarativeBase, Session, registry
 
@@ -89,8 +89,9 @@ def plain_type(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     return "sa.DateTime()" if kind == "type" and isinstance(item, UTCDateTime) else False
 
 
-# What SQLAlchemy raises while the database is away, locked, or has no connection to spare.
-AWAY = (OperationalError, InterfaceError, NoConnectionFree)
+# What SQLAlchemy raises while the database is away, locked, read-only (PostgreSQL: InternalError),
+# or has no connection to spare.
+AWAY = (OperationalError, InterfaceError, InternalError, NoConnectionFree)
 
 db = SQLAlchemy(model_class=Base)
 migrate = Migrate(render_as_batch=True, render_item=plain_type)  # batch: SQLite alters by copying

@@ -233,7 +233,7 @@ def enable(user_id: str, *, by: Actor) -> None:
     """
     user = find(user_id)
     user.is_disabled = False
-    keeping.give_back(user_id, by=by)
+    keeping.bring_back(user_id, by=by)
     audit.record(by, "user.enabled", _subject(user))
 
 

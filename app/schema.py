@@ -69,13 +69,15 @@ def ping() -> None:
 
 
 def note_failure(error: Exception) -> None:
-    """What a request met. A disk that is full lets a server look well until somebody writes."""
-    if _is_full(error):
+    """What a request met. Without room, or rights, to write a server looks well until one does."""
+    if _is_full(error) or _is_read_only(error):
         current_app.extensions["unwritable"] = True
 
 
 def complaint(error: Exception) -> str:
     """For the operator."""
+    if _is_read_only(error):
+        return "the database is read-only, as a standby is, or one whose disk is full"
     if _is_full(error):
         return "the database cannot write: its disk is full, or fails"
     return "the database does not answer"
@@ -87,6 +89,11 @@ def _is_full(error: Exception) -> bool:
         kind = (cause.sqlite_errorcode or 0) & 0xFF  # the rest tells kinds of I/O errors apart
         return kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
     return getattr(cause, "sqlstate", None) == "53100"
+
+
+def _is_read_only(error: Exception) -> bool:
+    """PostgreSQL's; SQLite says it of a file, which nothing here can mend."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) == "25006"
 
 
 def _try_to_write() -> None:

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import schema
-from app.db import Recent, again, db, db_now_ms, recent
+from app.db import AWAY, Recent, again, db, db_now_ms, recent
 from app.models import Gateway, Throttle
 from tests.conftest import rows
 
@@ -109,3 +109,14 @@ def test_f_22_a_full_disk_is_told_from_a_database_that_is_away(app_ctx):
         error = sa.exc.OperationalError("INSERT", {}, psycopg.errors.DiskFull("no space left"))
     assert "disk is full" in schema.complaint(error)
     assert "disk" not in schema.complaint(sa.exc.OperationalError("X", {}, Exception("gone")))
+
+
+def test_f_24_a_server_that_became_read_only_is_told_from_one_that_is_away(app_ctx):
+    """And looks for itself from then on, as one whose disk is full."""
+    cause = psycopg.errors.ReadOnlySqlTransaction("cannot execute UPDATE")
+    error = sa.exc.InternalError("UPDATE", {}, cause)
+    assert isinstance(error, AWAY) and "read-only" in schema.complaint(error)
+    schema.note_failure(error)
+    assert app_ctx.extensions["unwritable"]
+    schema.ping()
+    assert not app_ctx.extensions["unwritable"]

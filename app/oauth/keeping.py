@@ -147,7 +147,7 @@ def put_away(user_id: str, *, by: Actor) -> int:
     return len(found)
 
 
-def give_back(user_id: str, *, by: Actor) -> int:
+def bring_back(user_id: str, *, by: Actor) -> int:
     """As before, for who is back in time. How many."""
     away = sa.and_(c.state == "orphaned", c.reason == "access_lost")
     in_time = sa.and_(c.state_ms > db_now_ms() - BACK_MS, c.access_token_sealed.is_not(None))

@@ -154,7 +154,7 @@ def give_back(need: Need, row: Row, attempt: str, error: AppError) -> bool:
         note = _Note(row.id, "connection.ended", "failed", values["reason"])
     elif kind == "unknown" and not shared:
         # Stays `refreshing`: the provider may have acted, and the first request may still arrive.
-        values |= {"not_before_ms": db_now_ms() + ms(need.timing.quiet)}
+        values |= became("refreshing") | {"not_before_ms": db_now_ms() + ms(need.timing.quiet)}
         note = _Note(row.id, "connection.uncertain", "failed", error.code)
     else:
         refused_s = (row.now() - (row.refused_ms or row.now())) / 1000
@@ -165,7 +165,7 @@ def give_back(need: Need, row: Row, attempt: str, error: AppError) -> bool:
     change = (
         sa.update(c)
         .where(c.id == row.id, c.attempt_id == attempt, c.token_gen == row.token_gen)
-        .where(c.state == "refreshing")
+        .where(c.state.in_(LIVING))  # back within one renewal: active, and the attempt still ours
         .values(attempt_id=None, lease_ms=0, fail_count=c.fail_count + 1, version=c.version + 1)
         .values(failing_ms=sa.func.coalesce(c.failing_ms, db_now_ms()))
         .values(last_error_code=error.code, last_error_text=error.said, **values)

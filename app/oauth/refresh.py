@@ -15,11 +15,12 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from flask import current_app
+from sqlalchemy.exc import SQLAlchemyError
 
 from .. import metrics
 from ..access import Seen, Usable, UsableConfig
 from ..db import AWAY
-from ..errors import AppError, Kind, NotFound, ProviderError, TokenRefused, Unsealable
+from ..errors import AppError, Kind, NotFound, NotRecorded, ProviderError, TokenRefused, Unsealable
 from ..models.oauth import LIVING
 from ..secretbox import Where, box
 from . import asking, lease, spool
@@ -192,16 +193,18 @@ def _attempt(
 def _keep(need: Need, row: Row, it: Kept, ends: float) -> Seen | None:
     """What nobody gives twice: into the database, else into the spool, tried until the lease ends.
 
-    None: the connection moved on. With a file in the spool nobody has to wait that long.
+    None: the connection moved on. With a file in the spool nobody has to wait that long. Whatever
+    the database says instead of yes: nothing of it is kept.
     """
+    unkept = (SQLAlchemyError, NotRecorded)
     try:
         stored = lease.store(it, patience=0.0)
-    except lease.UNWRITTEN:
+    except unkept:
         is_safe = spool.write(it)
         left = max(0.0, ends - time.monotonic())
         try:
             stored = lease.store(it, patience=min(left, need.timing.patience) if is_safe else left)
-        except lease.UNWRITTEN:
+        except unkept:
             return spool.find(row)
     spool.settle(it, stored)
     return stored if stored is not None and stored.state in LIVING else None

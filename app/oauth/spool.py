@@ -21,6 +21,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from flask import current_app
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..access import Seen
 from ..db import db
@@ -87,7 +88,8 @@ def recover(row: Row) -> None:
 def apply() -> int:
     """Write down what waits here; how many were. Commits.
 
-    Every node has to do it for itself. Stops while the database is away. What does not open stays.
+    Every node has to do it for itself. Stops while the database is away. What does not open, or
+    cannot be written, stays; those after it are not kept waiting.
     """
     count = 0
     for name in _names():
@@ -98,6 +100,8 @@ def apply() -> int:
             count += settle(it, lease.store(it, patience=0.0))
         except lease.UNWRITTEN:
             break
+        except (SQLAlchemyError, Unsealable, OSError) as error:
+            _complain(name, "cannot be written down", error)
     return count
 
 
@@ -113,7 +117,7 @@ def settle(it: Kept, stored: Seen | None) -> bool:
         if found is None or found.state in ("revoked", "orphaned"):
             _end(it)
         else:  # newer ones are in, or these, if only the acknowledgement was lost
-            are_in = found.fingerprint == it.columns["fingerprint"]
+            are_in = found.fingerprint == it.columns.get("fingerprint")
         log.warning("connection %s moved on while it was renewed", it.connection_id)
     name = _name(it.connection_id, it.token_gen)
     with _held().lock:
@@ -160,12 +164,18 @@ def _read(name: str) -> Kept | None:
         return Kept(**json.loads(box().open(text, where=_where(name))))
     except _NO_FILE:
         return None
+    except TypeError as error:
+        _complain(name, "was written by another release", error)
     except (OSError, ValueError, Unsealable) as error:
-        problem = type(error).__name__
+        _complain(name, "does not open: wrong key, or altered", error)
+    return None
+
+
+def _complain(name: str, what: str, error: Exception) -> None:
+    """Once. Never with the error's text, which may hold values."""
     if name not in _held().unreadable:
         _held().unreadable.add(name)
-        log.error("%s does not open (%s): wrong key, or altered", folder() / name, problem)
-    return None
+        log.error("%s %s (%s)", folder() / name, what, type(error).__name__)
 
 
 def _write(where: Path, name: str, text: str) -> None:

@@ -561,14 +561,16 @@ def test_only_the_first_of_equal_failures_is_an_event():
 class Fails:
     """The database fails at statements that hold `part`, before or after they went through."""
 
-    def __init__(self, part: str, when: str, times: int = 2) -> None:
-        self._part, self.left = part, times
+    def __init__(
+        self, part: str, when: str, times: int = 2, error: type[Exception] = OperationalError
+    ) -> None:
+        self._part, self.left, self._error = part, times, error
         sa.event.listen(db.engine, f"{when}_cursor_execute", getattr(self, f"_{when}"))
 
     def _before(self, _link, _cursor, statement, *_):
         if self._part in statement and self.left:
             self.left -= 1
-            raise OperationalError("", {}, Exception("gone"))
+            raise self._error("", {}, Exception("gone"))
 
     def _after(self, link, cursor, statement, *_):
         if self._part in statement and self.left:

@@ -1,5 +1,6 @@
 """Renewed tokens that the database does not take (F-21, F-22): what becomes of them."""
 
+import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -7,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InternalError, OperationalError, ProgrammingError
 
 from app.audit import SYSTEM
 from app.db import db
-from app.errors import ConnectionNeeded
+from app.errors import ConnectionNeeded, ProviderError
 from app.models import Connection, Revocation, User
 from app.oauth import keeping, refresh, spool, tokens
 from app.oauth.freshness import Timing
 from app.oauth.replies import TokenSet
-from app.secretbox import box, cell
+from app.secretbox import Where, box, cell
 from tests.oauth.planted import ALICE, DEAD, NEW, Ask, acme, change, grant, plant, stored, token_of
 from tests.oauth.test_refresh import Fails, events, now_ms
 
@@ -54,6 +55,78 @@ def test_f_21_a_commit_that_fails_to_the_end_leaves_a_sealed_file():
     text = file.read_text()
     assert text.startswith("mg1.") and "at-2" not in text and "rt-2" not in text
     assert token_of(stored()) == "at-1"
+
+
+@pytest.mark.parametrize("error", [InternalError, ProgrammingError])
+def test_f_21_whatever_the_database_says_instead_of_yes_leaves_a_file(error):
+    """PostgreSQL that became read-only raises InternalError; of the rest nobody has a list."""
+    grant(DEAD)
+    fails = Fails(STORING, "before", times=FOR_EVER, error=error)
+    assert renew(Ask(NEW)) == "at-2"
+    change(lease_ms=0)
+    assert [renew(Ask()), len(files())] == ["at-2", 1]
+    assert spool.apply() == 0
+    fails.left = 0
+    assert (spool.apply(), token_of(stored(), "refresh_token_sealed")) == (1, "rt-2")
+
+
+def switch_writing(on: bool) -> None:
+    """What each connection from now on may do. SQLite has no standby: for it, as its errors say."""
+    name = db.engine.url.database
+    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as link:
+        link.exec_driver_sql("SET default_transaction_read_only = off")
+        off = "off" if on else "on"
+        link.exec_driver_sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {off}')
+    db.engine.dispose()
+
+
+def test_f_24_a_server_that_turns_read_only_as_the_provider_answers_costs_no_grant(app):
+    """As after a failover to a standby, or on a managed server whose disk is full."""
+    grant(DEAD)
+    fails = None
+
+    def answer():
+        nonlocal fails
+        if db.engine.dialect.name == "postgresql":
+            switch_writing(on=False)
+        else:
+            fails = Fails(STORING, "before", times=FOR_EVER, error=InternalError)
+        return NEW
+
+    assert renew(Ask(answer)) == "at-2"
+    assert (spool.apply(), len(files())) == (0, 1)
+    if fails is None:
+        switch_writing(on=True)
+    else:
+        fails.left = 0
+    assert (spool.apply(), files()) == (1, [])
+    assert token_of(stored(), "refresh_token_sealed") == "rt-2"
+
+
+def file_of(name: str, **more) -> Path:
+    """As another release would leave it: `more` members, or columns, than ours."""
+    columns = more.pop("columns", {})
+    whole = {"connection_id": name[:32], "owner_key": "user:x", "token_gen": 1, "action": "x"}
+    text = json.dumps(whole | more | {"columns": {"fingerprint": "f"} | columns})
+    where = Where("(spool)", name, "tokens", "system")
+    spool.folder().mkdir(mode=0o700, exist_ok=True)
+    (spool.folder() / name).write_text(box().seal(text, where=where))
+    return spool.folder() / name
+
+
+def test_f_21_a_file_of_another_release_keeps_none_behind_it_waiting(caplog):
+    fails = spooled()
+    fails.left = 0
+    strange = [
+        file_of(f"{'0' * 31}1.1", consent_gen=1),
+        file_of(f"{'0' * 31}2.1", columns={"a_column_of_tomorrow": 1}),
+    ]
+    caplog.clear()
+    assert (spool.apply(), files()) == (1, strange)
+    assert token_of(stored(), "refresh_token_sealed") == "rt-2"
+    assert spool.apply() == 0
+    said = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
+    assert len(said) == 2 and "another release" in said[0] and "a_column" not in said[1]
 
 
 def test_f_21_whoever_reads_before_the_file_is_applied_is_served_and_asks_nobody():
@@ -180,9 +253,30 @@ def test_f_40_a_person_who_was_disabled_during_a_renewal_has_the_new_tokens_when
     assert (stored().state, stored().reason) == ("orphaned", "access_lost")
     assert (token_of(stored()), token_of(stored(), "refresh_token_sealed")) == ("at-2", "rt-2")
     assert revocations() == []
-    keeping.give_back(user_id, by=SYSTEM)
+    keeping.bring_back(user_id, by=SYSTEM)
     db.session.commit()
     assert renew(Ask()) == "at-2"  # asks nobody
+
+
+def test_f_40_who_is_let_in_again_before_the_answer_is_lost_has_the_old_token_shown_after_a_pause():
+    """The provider may have changed it by then; shown at once, it may end the grant."""
+    grant(DEAD, revocation_url="https://as.test/revoke")
+    user_id = stored().user_id
+
+    def meanwhile():
+        keeping.put_away(user_id, by=SYSTEM)
+        db.session.commit()
+        keeping.bring_back(user_id, by=SYSTEM)
+        db.session.commit()
+        raise ProviderError("timeout", kind="unknown")
+
+    before = now_ms()
+    with pytest.raises(ProviderError):
+        refresh.renew(acme(), timing=replace(QUICK, quiet=60.0), ask=Ask(meanwhile))
+    row = stored()
+    assert (row.state, row.attempt_id, row.lease_ms) == ("refreshing", None, 0)
+    assert (row.fail_count, row.last_error_code) == (1, "timeout")
+    assert before + 50_000 < row.not_before_ms
 
 
 def test_f_40_tokens_that_come_after_their_person_was_deleted_are_ended_too():
