@@ -6,10 +6,10 @@ stops it, the next run goes on, because a value says which key it is under.
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -116,7 +116,7 @@ class Resealed:
     retired: tuple[str, ...]  # old keys that nothing needs any more
     status: Status
     waits_for: str = ""  # processes that still seal with an old key
-    spooled: int = 0  # renewed tokens under an old key that wait here for the database
+    spooled: int = 0  # renewed tokens that wait on this node, under an old key or unreadable
 
 
 def reseal(
@@ -154,12 +154,23 @@ def reseal(
 
 
 def _spooled() -> int:
-    """Of this node; the housekeeper empties the spool within seconds, if the database is there."""
-    found = 0
-    for path in spool.folder().glob("*"):
-        with contextlib.suppress(OSError):  # it is in by now
-            found += key_of(path.read_text()) not in ("", box().active)
-    return found
+    """Of this node alone. The housekeeper empties it within seconds, if the database is there."""
+    try:
+        return sum(map(_needs_old_key, spool.folder().iterdir()))
+    except FileNotFoundError:
+        return 0  # nothing ever waited here
+    except OSError:
+        return 1  # or more: only the server's user looks in
+
+
+def _needs_old_key(path: Path) -> bool:
+    """Of what we may not read, or is no text, nobody knows: the old key stays."""
+    try:
+        return key_of(path.read_bytes().decode("ascii")) not in ("", box().active)
+    except FileNotFoundError:
+        return False  # it is in by now
+    except (OSError, UnicodeDecodeError):
+        return True
 
 
 def _move(model: type[Base], names: tuple[str, ...], batch: int) -> Iterator[int]:

@@ -232,6 +232,26 @@ def test_sec_082_an_old_key_stays_while_renewed_tokens_wait_in_the_spool(app, no
         assert resealing.reseal(by=SYSTEM).retired == (OLD_ID,)
 
 
+def test_sec_082_a_file_of_the_spool_that_is_no_text_keeps_the_old_key(app, node, tmp_path):
+    """Nobody knows what it needs. A folder that cannot be looked into is no empty one."""
+    both = node("NEW", "OLD")
+    both.instance_path = str(tmp_path)
+    spool = tmp_path / "spool"
+    with both.app_context():
+        spool.mkdir()
+        (spool / "one").write_bytes(b"\xff\xfe")
+        (spool / "two").mkdir()  # as unreadable as a file of another user, for root too
+        done = resealing.reseal(by=SYSTEM)
+        assert (done.spooled, done.retired) == (2, ())
+        (spool / "one").unlink()
+        (spool / "two").rmdir()
+        spool.rmdir()
+        spool.write_text("in the way")
+        assert resealing.reseal(by=SYSTEM).spooled == 1
+        spool.unlink()
+        assert resealing.reseal(by=SYSTEM).retired == (OLD_ID,)
+
+
 def test_f_28_a_process_without_the_new_key_ends_no_grant(app, node):
     """It says that it must be started again; what it cannot read is as good as before."""
     with app.app_context():

@@ -60,8 +60,9 @@ def reseal() -> None:
         )
     if done.spooled:
         click.echo(
-            f"{done.spooled} renewed tokens under an old key wait for the database in the spool. "
-            "Run this again when they are in.",
+            f"{done.spooled} renewed tokens wait for the database in the spool of this node, under "
+            "an old key, or not to be read by this user. Run this again, as the server's user, "
+            "when they are in.",
             err=True,
         )
     _tell(done.status)
