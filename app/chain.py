@@ -32,6 +32,11 @@ e, h = AuditEvent, AuditHead
 
 BATCH = 1_000  # records that verify() holds at a time
 _FIRST = "0" * 64  # the link before the first record
+_LOOSE_LESS = "records without a place in the chain were taken away"
+_LOOSE_MORE = (
+    "records without a place in the chain were put in: by hand, or by nodes of the release before "
+    "it, while they were replaced (docs/deployment.md, Upgrade)"
+)
 _THE_ONE = "audit"
 _WHERE = Where("audit_head", _THE_ONE, "head_sealed", "system")
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -198,7 +203,7 @@ def verify(*, noted: tuple[int, str] | None = None, batch: int = BATCH) -> Verdi
     if broken is None and most is not None and most > head.seq:
         broken = Break(head.seq + 1, "was put in after the end, or the head was put back")
     if broken is None and loose != head.loose:
-        broken = Break(0, "records without a place in the chain were put in or taken away")
+        broken = Break(0, _LOOSE_MORE if loose > head.loose else _LOOSE_LESS)
     return Verdict(count, head, broken)
 
 

@@ -212,7 +212,11 @@ TAMPERING = {
     "cut off": (["DELETE FROM audit_event WHERE seq > 3"], 4, "cut off"),
     "all taken away": (["DELETE FROM audit_event"], 1, "cut off"),
     "put in after the end": ([COPY.format(seq=6)], 6, "put in after the end"),
-    "put in without a place": ([COPY.format(seq="NULL")], 0, "without a place"),
+    "put in without a place": (  # as does the release before, which knows of no chain
+        [COPY.format(seq="NULL")],
+        0,
+        "without a place in the chain were put in: by hand, or by nodes of the release before",
+    ),
     "put in before the first": ([COPY.format(seq=0)], 0, "without a place"),
     "head taken away": (["DELETE FROM audit_head"], 0, "head is gone"),
     "head altered": (["UPDATE audit_head SET head_sealed = 'x'"], 0, "does not open"),
