@@ -3,7 +3,7 @@
 import click
 from flask.cli import AppGroup
 
-from .. import resealing, schema
+from .. import keys, resealing, schema
 from ..audit import Actor
 from ..db import AWAY
 from .plain import in_words
@@ -55,7 +55,8 @@ def reseal() -> None:
     if done.waits_for:
         click.echo(
             f"Still sealing with an old key: {done.waits_for}. Start it again with the new "
-            "secret, then run this again.",
+            "secret, then run this again. One that has ended on another host is listed for "
+            f"{keys.LATE_MS // 1000} seconds more: wait, and run this again.",
             err=True,
         )
     if done.spooled:

@@ -86,6 +86,7 @@ def test_sec_082_resealing_says_which_process_seals_with_the_old_key(start, conf
         keys.announce()
     ran = run(both, "reseal")
     assert ran.exit_code == 1 and "Still sealing with an old key" in ran.stderr
+    assert "ended on another host is listed for 90 seconds more: wait" in ran.stderr
     assert "No longer needed" not in ran.stdout
 
 
