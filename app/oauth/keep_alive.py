@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,9 +16,11 @@ import sqlalchemy as sa
 from .. import access
 from ..access import Caller
 from ..db import db, db_now_ms, utcnow
-from ..errors import AppError
+from ..errors import AppError, Kind
 from ..models import Connection, Gateway, OAuthConfig, User
-from . import refresh
+from . import asking, refresh
+from .asking import Asking
+from .replies import TokenSet
 
 log = logging.getLogger(__name__)
 
@@ -25,28 +28,38 @@ EVERY_MS = 86_400_000
 SPREAD = 0.1  # of that, at most: people who connected together are not renewed together for ever
 IDLE_MS = 90 * 86_400_000
 MOST = 200  # looked at in one run
+_OF_ALL: tuple[Kind, ...] = ("unsent", "busy", "unknown", "client")  # of no single grant
 
 
 def steps() -> Iterator[Mapping[str, int]]:
     """One request to a provider a step; who paces the steps spaces the requests. Commits, in renew.
 
-    A provider that fails is left alone for the rest of the run. A token that lives goes on serving.
+    A provider that fails is left alone for the rest of the run; one that only refuses a grant is
+    not. A token that lives goes on serving.
     """
-    failing: set[str] = set()
+    failing: set[str | None] = set()
     for row in _due():
-        if row.token_url in failing:
+        if row.endpoint in failing:
             continue
+
+        def ask(what: Asking, endpoint: str | None = row.endpoint) -> TokenSet:
+            try:
+                return asking.ask_provider(what)
+            except AppError as error:
+                if asking.kind_of(error) in _OF_ALL:
+                    failing.add(endpoint)
+                raise
+
         try:
-            count = _renewed(row)
+            count = _renewed(row, ask)
         except AppError as error:
-            failing.add(row.token_url)
             log.info("connection %s was not kept alive: %s", row.id, error.code)
             yield {"not_renewed": 1}
         else:
             yield {"renewed": count}
 
 
-def _renewed(row: sa.Row[Any]) -> int:
+def _renewed(row: sa.Row[Any], ask: asking.Ask) -> int:
     """As if its token had been refused, so by the same lease. 0: somebody else was faster.
 
     Raises what renew() raises.
@@ -55,17 +68,24 @@ def _renewed(row: sa.Row[Any]) -> int:
     gateway = access.usable(caller, row.slug)
     if gateway.connection is None or gateway.connection.token_gen != row.token_gen:
         return 0
-    return int(refresh.renew(gateway, after=row.token_gen).token_gen != row.token_gen)
+    return int(refresh.renew(gateway, after=row.token_gen, ask=ask).token_gen != row.token_gen)
 
 
 def _due() -> list[sa.Row[Any]]:
-    """The longest not renewed first. Closed at once: no transaction is open while we ask."""
+    """Of each endpoint the longest not renewed first, and of all endpoints in turn.
+
+    So none that is dead hides the others. Closed at once: no transaction is open while we ask.
+    """
     c, o, now = Connection, OAuthConfig, db_now_ms()
     renewed = sa.func.coalesce(c.last_refresh_ms, c.issued_ms)
     management = o.settings["token_management"]
-    used_s = utcnow().timestamp() - IDLE_MS / 1000
+    is_new = sa.and_(
+        c.last_used_ms.is_(None), c.created_at > utcnow() - timedelta(milliseconds=IDLE_MS)
+    )
+    endpoint = sa.func.coalesce(c.refresh_url, c.token_url)
+    turn = sa.func.row_number().over(partition_by=endpoint, order_by=(renewed, c.id))
     query = (
-        sa.select(c.id, c.user_id, c.token_gen, c.token_url, c.created_at, c.last_used_ms)
+        sa.select(c.id, c.user_id, c.token_gen, endpoint.label("endpoint"), turn.label("turn"))
         .add_columns(User.email, User.role, Gateway.slug, (now - renewed).label("age_ms"))
         .join(o, o.id == c.oauth_config_id)
         .join(Gateway, Gateway.id == c.gateway_id)
@@ -74,14 +94,13 @@ def _due() -> list[sa.Row[Any]]:
         .where(*(management[one].as_boolean() for one in ("keep_alive", "auto_refresh")))
         .where(c.state.in_(("active", "failing")), c.refresh_token_sealed.is_not(None))
         .where(c.lease_ms <= now, c.not_before_ms <= now, renewed <= now - EVERY_MS)
-        .where(sa.or_(c.last_used_ms.is_(None), c.last_used_ms > now - IDLE_MS))
-        .order_by(renewed, c.id)
+        .where(sa.or_(is_new, c.last_used_ms > now - IDLE_MS))
+        .order_by("turn", renewed, c.id)
         .limit(MOST)
     )
     with db.engine.connect() as link:
         rows = link.execute(query).all()
-    fresh = (row for row in rows if row.last_used_ms or row.created_at.timestamp() > used_s)
-    return [row for row in fresh if row.age_ms >= EVERY_MS * (1 + SPREAD * _part(row.id))]
+    return [row for row in rows if row.age_ms >= EVERY_MS * (1 + SPREAD * _part(row.id))]
 
 
 def _part(connection_id: str) -> float:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import requests
 import sqlalchemy as sa
 
 from app.db import db, utcnow
@@ -102,27 +103,84 @@ def test_nothing_is_renewed_for_who_or_what_is_off(app, provider, model):
     assert run(app) == "nothing to do" and asked(provider) == []
 
 
+def plant_two(**bobs: Any) -> None:
+    """Alice's is the older."""
+    plant_old(hours=40)
+    db.session.add(User(id="bob", email="bob@example.com"))
+    plant_old(hours=30, owner_key="user:bob", user_id="bob", **bobs)
+
+
+def copy_bobs() -> None:
+    """As many more as one run looks at, a little younger: their tokens are sealed for Bob's row."""
+    table, others = Connection.__table__, range(keep_alive.MOST)
+    with db.engine.begin() as link:
+        found = link.execute(sa.select(table).where(table.c.owner_key == "user:bob"))
+        bobs = dict(found.mappings().one())
+        bobs["issued_ms"] += 1000
+        many = [bobs | {"id": f"{n}", "owner_key": f"user:{n}"} for n in others]
+        link.execute(sa.insert(table), many)
+
+
+def states(app) -> dict[str, str]:
+    assert all(row.access_token_sealed for row in rows(app, Connection))  # what lives serves
+    return {row.owner_key: row.state for row in rows(app, Connection)}
+
+
 @pytest.mark.parametrize(
     ("answer", "state"),
     [
-        ({"status_code": 503}, "failing"),
-        ({"status_code": 400, "json": {"error": "invalid_grant"}}, "needs_reauth"),
+        ({"status_code": 503}, "failing"),  # busy
+        ({"status_code": 429}, "failing"),
+        ({"exc": requests.ConnectTimeout}, "failing"),  # unsent
+        ({"exc": requests.ReadTimeout}, "refreshing"),  # unknown
+        ({"status_code": 401, "json": {"error": "invalid_client"}}, "failing"),
     ],
+    ids=["503", "429", "unsent", "unknown", "client"],
 )
 def test_a_provider_that_fails_is_left_alone_until_the_next_run(app, provider, answer, state):
-    """Of two connections one is tried. What lives goes on serving, unless the grant has ended."""
+    """Of two connections one is tried."""
     provider.post(TOKEN_URL, **answer)
     app.config["OAUTH_MAX_RETRIES"] = 0
     with app.app_context():
-        plant_old(hours=40)
-        bob = User(id="bob", email="bob@example.com")
-        db.session.add(bob)
-        plant_old(hours=30, owner_key="user:bob", user_id="bob")
+        plant_two()
     assert run(app) == "not_renewed=1"
     assert len(asked(provider)) == 1
-    states = {row.owner_key: row.state for row in rows(app, Connection)}
-    assert states == {"user:alice": state, "user:bob": "active"}
-    assert all(row.access_token_sealed for row in rows(app, Connection))
+    assert states(app) == {"user:alice": state, "user:bob": "active"}
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [("invalid_grant", "needs_reauth"), ("whatever", "failing")]
+)
+def test_a_grant_that_is_refused_costs_the_others_nothing(app, provider, error, state):
+    """One person's sign-in has ended; the provider is well."""
+    no = {"status_code": 400, "json": {"error": error}}
+    provider.post(TOKEN_URL, [no, {"json": NEW}])
+    with app.app_context():
+        plant_two()
+    assert run(app) == "not_renewed=1 renewed=1"
+    assert states(app) == {"user:alice": state, "user:bob": "active"}
+
+
+def test_many_at_a_provider_that_is_dead_hide_no_other(app, provider):
+    """More than one run looks at, and all of them older."""
+    dead = "https://dead.test/token"
+    provider.post(dead, status_code=503)
+    provider.post(TOKEN_URL, json=NEW)
+    app.config["OAUTH_MAX_RETRIES"] = 0
+    with app.app_context():
+        plant_two(token_url=dead, issued_ms=_ago(9))
+        copy_bobs()
+    assert run(app) == "not_renewed=1 renewed=1"
+    assert sorted(request.url for request in provider.request_history) == [TOKEN_URL, dead]
+
+
+def test_many_that_nobody_uses_hide_no_other(app, provider):
+    provider.post(TOKEN_URL, json=NEW)
+    with app.app_context():
+        idle = {"last_used_ms": None, "created_at": utcnow() - timedelta(days=91)}
+        plant_two(issued_ms=_ago(100), **idle)
+        copy_bobs()
+    assert run(app) == "renewed=1"
 
 
 def test_requests_are_a_second_apart_by_command(app, provider):
