@@ -66,7 +66,7 @@ def connections() -> Iterator[Counts]:
     yield from _deleted("revocations", Revocation, *ended)
 
 
-def sign_ins() -> Iterator[Counts]:
+def sessions_and_tokens() -> Iterator[Counts]:
     """Browser sessions, API tokens, setup codes, and what is counted against guessing."""
     now, t = db_now_ms(), Throttle
     yield from _deleted("sessions", BrowserSession, sessions.is_over())

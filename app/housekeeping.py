@@ -79,7 +79,7 @@ CHORES: dict[str, Recurring] = {
     "keep-alive": Recurring(60, keep_alive.steps, pace_s=1.0),
     "flows": Recurring(_CLEAN_UP, cleanup.flows),
     "connections": Recurring(_CLEAN_UP, cleanup.connections),
-    "sign-ins": Recurring(_CLEAN_UP, cleanup.sign_ins),
+    "sessions": Recurring(_CLEAN_UP, cleanup.sessions_and_tokens),
 }
 
 

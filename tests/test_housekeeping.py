@@ -285,7 +285,7 @@ def test_sessions_tokens_codes_and_counts_go_when_they_are_over(app, acme, now, 
         RateWindow(id="over", window_ms=now - DAY - 60_000),
         RateWindow(id="fresh", window_ms=now),
     )
-    run("sign-ins")
+    run("sessions")
     assert ids(app, BrowserSession) == {"in use"}
     assert ids(app, ApiToken) == {"shown", "for ever"}
     assert ids(app, SetupCode) == set()
@@ -302,12 +302,12 @@ def test_a_heap_goes_in_batches_and_the_count_is_told(app, acme, now, run, statu
         past = {"created_at": utcnow() - timedelta(days=9)}
         with db.engine.begin() as link:
             link.execute(sa.insert(BrowserSession), [one | past for one in many])
-        steps = cleanup.sign_ins()
+        steps = cleanup.sessions_and_tokens()
         for count in (200, 200):
             assert next(steps) == {"sessions": count}
             assert not db.session().in_transaction()
-    assert "sessions=101" in run("sign-ins")
-    assert status()["sign-ins"][2] == "sessions=101"
+    assert "sessions=101" in run("sessions")
+    assert status()["sessions"][2] == "sessions=101"
 
 
 # -- who does it, and when -------------------------------------------------------------------------
@@ -565,10 +565,10 @@ def chore_row_or_none(app, name: str) -> Chore | None:
 def test_the_command_goes_on_until_it_is_told_to_end(app, database_url, tmp_path):
     add(app, Throttle(key="over", failures=3, last_ms=1))
     secrets = SECRETS | {"DATABASE_URL": database_url, "OAUTH_TOKEN_CLEANUP_INTERVAL": "1"}
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", "housekeeping", "run", "sign-ins"]
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "housekeeping", "run", "sessions"]
     with Program(command, cwd=ROOT, env=os.environ | secrets) as running:
         running.wait_for("Ctrl-C ends it")
-        running.wait_for("chore sign-ins: throttles=1")
+        running.wait_for("chore sessions: throttles=1")
         assert running.stop() == 0  # by SIGTERM
     assert rows(app, Throttle) == []
 
@@ -602,11 +602,11 @@ def test_the_command_leaves_to_others_what_they_are_doing(app, run, now):
 
 def test_the_command_knows_its_chores(app):
     done = app.test_cli_runner().invoke(args=["housekeeping", "run", "--once", "dishes"])
-    assert done.exit_code == 2 and "sign-ins" in done.output
+    assert done.exit_code == 2 and "sessions" in done.output
 
 
 def test_clean_up_runs_as_often_as_the_setting_says(app, run, now):
-    run("flows", "connections", "sign-ins")
+    run("flows", "connections", "sessions")
     every = app.config["OAUTH_TOKEN_CLEANUP_INTERVAL"] * 1000
     for row in rows(app, Chore):
         assert now + every <= row.due_ms <= now + every + 600_000

@@ -86,7 +86,7 @@ def connect(node: Gateway) -> psycopg.Connection:
 
 
 def stale(link: psycopg.Connection, count: int) -> None:
-    """What the chore `sign-ins` removes."""
+    """What the chore `sessions` removes."""
     link.execute(
         "INSERT INTO throttle (key, failures, last_ms, not_before_ms)"
         " SELECT md5(random()::text), 1, 1, 0 FROM generate_series(1, %s)",
@@ -107,7 +107,7 @@ def test_recurring_work_is_done_by_one_worker_of_all_nodes_for_each_due_time(two
         runs: dict[int, str] = {}
 
         def watch() -> bool:
-            query = "SELECT ran_ms, holder FROM chore WHERE id = 'sign-ins' AND ran_ms IS NOT NULL"
+            query = "SELECT ran_ms, holder FROM chore WHERE id = 'sessions' AND ran_ms IS NOT NULL"
             runs.update(link.execute(query).fetchall())
             return len(runs) >= 4
 
@@ -117,7 +117,7 @@ def test_recurring_work_is_done_by_one_worker_of_all_nodes_for_each_due_time(two
         os.killpg(other.program.pid, signal.SIGKILL)  # whatever it had is taken over
         stale(link, 10)
         eventually(lambda: are_gone(link))
-    assert "sign-ins" in one.flask("housekeeping", "status")
+    assert "sessions" in one.flask("housekeeping", "status")
     os.kill(one.program.pid, signal.SIGTERM)
     eventually(lambda: not one.program.running)
     assert one.stop() == 0

@@ -60,7 +60,7 @@ CHORES = {
     "keep-alive": "Renews idle sign-ins, where a gateway says so",
     "flows": "Removes sign-ins and calls that are over",
     "connections": "Removes tokens and connections that are over",
-    "sign-ins": "Removes ended sessions, API tokens and counters",
+    "sessions": "Removes ended sessions, API tokens and counters",
 }
 
 
