@@ -17,6 +17,20 @@ def networks(*texts: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(text) for text in texts)
 
 
+@functools.lru_cache(4096)  # pure, and on the hot path
+def whose(text: str) -> str:
+    """What to count a caller's address under: IPv6 by its /64, as who has one has all of them."""
+    try:
+        ip = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return text
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is None:
+            return str(ipaddress.ip_network((ip, 64), strict=False))
+        ip = ip.ipv4_mapped  # all of IPv4 would be one caller
+    return str(ip)
+
+
 # Cloud metadata and link-local: no setting opens these.
 _NEVER = networks(
     "169.254.0.0/16", "fe80::/10", "168.63.129.16/32", "100.100.100.200/32", "fd00:ec2::254/128"

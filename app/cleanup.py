@@ -25,9 +25,9 @@ from .models import (
     SetupCode,
     Throttle,
 )
-from .models.oauth import LIVING
 from .oauth import revocation
 from .oauth.lease import UNTOKENED
+from .states import LIVING
 
 Counts = Mapping[str, int]
 c = Connection

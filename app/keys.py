@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from config import ConfigError
 
-from . import audit
+from . import audit, processes
 from .audit import SYSTEM, Subject
 from .db import db, db_now_ms
 from .errors import AppError, Unsealable
@@ -126,21 +126,11 @@ def holders() -> list[sa.Row[Any]]:
     query = sa.select(h.__table__).where(h.id != me, h.seen_ms > db_now_ms() - LATE_MS)
     with db.engine.connect() as link:
         rows = link.execute(query.order_by(h.host, h.pid)).all()
-    return [row for row in rows if row.host != _host() or _runs(row.pid)]
+    return [row for row in rows if row.host != _host() or processes.runs(row.pid)]
 
 
 def _host() -> str:
-    return os.uname().nodename[:64]
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    return processes.host()[:64]
 
 
 def named(rows: list[sa.Row[Any]]) -> str:

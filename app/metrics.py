@@ -24,6 +24,7 @@ from typing import IO
 
 from flask import current_app
 
+from . import processes
 from .errors import AppError, ProviderError
 
 log = logging.getLogger(__name__)
@@ -156,14 +157,14 @@ def join(family: str) -> None:
     What servers of this machine left behind that run no more is removed. Where nothing can be
     written each worker answers for itself, and the log says so.
     """
-    mine = f"{os.uname().nodename} {family}"
+    mine = f"{processes.host()} {family}"
     folder = Path(current_app.instance_path) / "metrics" / mine
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for other in folder.parent.iterdir():
             host, _, pid = other.name.rpartition(" ")
-            ours = host == os.uname().nodename and other != folder and pid.isdigit()
-            if ours and not _runs(int(pid)):
+            ours = host == processes.host() and other != folder and pid.isdigit()
+            if ours and not processes.runs(int(pid)):
                 shutil.rmtree(other, ignore_errors=True)
     except OSError as error:
         log.warning("metrics cannot be shared by workers: %s", error.strerror)
@@ -223,13 +224,3 @@ def _write(path: Path, counts: Counter[Key]) -> None:
     new = path.with_suffix(".new")
     new.write_text(json.dumps([[*key, value] for key, value in counts.items()]))
     new.replace(path)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -13,8 +13,8 @@ from . import audit
 from .audit import Actor, Subject
 from .db import db, utcnow
 from .models import ApiToken, BrowserSession, Connection, Flow, ParkedCall, SetupCode
-from .models.oauth import LIVING
 from .oauth import keeping, lease
+from .states import LIVING
 
 BATCH = 100  # connections ended in one transaction
 c = Connection

@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from . import processes
 from .db import db, db_now_ms
 from .models import Chore
 
@@ -121,4 +122,4 @@ def _matched(change: sa.Update) -> bool:
 
 def _us() -> str:
     """Names the node and process for people, and this one turn for compare-and-swap."""
-    return f"{os.uname().nodename[:40]} {os.getpid()} {secrets.token_hex(4)}"
+    return f"{processes.host()[:40]} {os.getpid()} {secrets.token_hex(4)}"

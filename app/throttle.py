@@ -7,7 +7,6 @@ taken back when it was right. Delays grow and end; nobody is ever locked out.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from .addresses import whose
 from .db import again, db, db_now_ms
 from .errors import Busy
 from .models import Throttle
@@ -34,7 +34,7 @@ class Limit:
 
 def sign_in(email: str, address: str) -> tuple[Limit, ...]:
     """Wide for an account as a whole: strangers elsewhere may slow its owner by seconds only."""
-    where = _network(address)
+    where = whose(address)
     return (
         Limit(_key("pair", email, where), free=5, longest_s=900),
         Limit(_key("address", where), free=30, longest_s=900),
@@ -43,7 +43,7 @@ def sign_in(email: str, address: str) -> tuple[Limit, ...]:
 
 
 def set_up(address: str) -> tuple[Limit, ...]:
-    where = _network(address)
+    where = whose(address)
     return (
         Limit(_key("setup", where), free=5, longest_s=900),
         Limit(_key("setup"), free=50, longest_s=5),
@@ -118,15 +118,6 @@ def _pause_ms(count: sa.ColumnElement[int], limit: Limit) -> sa.ColumnElement[in
 def _left_s(limit: Limit) -> int:
     left = sa.select(Throttle.not_before_ms - db_now_ms()).where(Throttle.key == limit.key)
     return max(1, -(-(db.session.scalar(left) or 0) // 1000))
-
-
-def _network(address: str) -> str:
-    """An IPv6 address as its /64: who has one has all of them."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    return str(ipaddress.ip_network((ip, 64), strict=False)) if ip.version == 6 else str(ip)
 
 
 def _key(*parts: str) -> str:

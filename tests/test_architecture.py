@@ -9,7 +9,7 @@ import pytest
 APP = Path(__file__).parents[1] / "app"
 
 LEVELS = [  # a module imports from the lines above its own, never from its own or a later one
-    "errors addresses sqlite postgres logs states strict_json mcp.hangup",
+    "errors addresses processes sqlite postgres logs states strict_json mcp.hangup",
     "db draining slots metrics certificates oauth.refusals mcp.jsonrpc",
     "models passwords secretbox egress specs oauth.replies oauth.callback mcp.wire",
     "about",

@@ -292,6 +292,8 @@ def test_whoever_has_an_ipv6_address_has_all_of_its_network(app_ctx):
     other = throttle.sign_in("ana@example.com", "2001:db8:1:2:ffff::4")
     far = throttle.sign_in("ana@example.com", "2001:db8:1:3::3")
     assert one == other != far
+    mapped = throttle.sign_in("ana@example.com", "::ffff:203.0.113.6")  # of a socket for both
+    assert mapped == throttle.sign_in("ana@example.com", "203.0.113.6")
 
 
 def test_no_email_and_no_address_is_kept_by_the_throttle(app_ctx):

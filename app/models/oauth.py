@@ -11,7 +11,6 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, Unique
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..db import Base, utcnow
-from ..states import LIVING as LIVING
 
 
 class ClientRegistration(Base):

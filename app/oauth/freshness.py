@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flask import current_app
 
 from ..access import Seen, UsableConfig
-from ..models.oauth import LIVING
+from ..states import LIVING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,8 +25,8 @@ from ..audit import SYSTEM, Subject, entry, stage
 from ..db import AWAY, db, db_now_ms
 from ..errors import AppError, NotRecorded
 from ..models import AuditEvent, Connection
-from ..models.oauth import LIVING
 from ..secretbox import Where, box
+from ..states import LIVING
 from . import asking
 from .freshness import Need, Timing
 from .replies import TokenSet

@@ -21,8 +21,8 @@ from .. import metrics
 from ..access import Seen, Usable, UsableConfig
 from ..db import AWAY
 from ..errors import AppError, Kind, NotFound, NotRecorded, ProviderError, TokenRefused, Unsealable
-from ..models.oauth import LIVING
 from ..secretbox import Where, box
+from ..states import LIVING
 from . import asking, lease, spool
 from .asking import Ask, Asking
 from .freshness import Need, Timing, timing_of

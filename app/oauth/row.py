@@ -12,8 +12,8 @@ from ..access import Seen, Usable, UsableConfig
 from ..db import db, db_now_ms
 from ..errors import Conflict, ConnectionNeeded, NotFound
 from ..models import Connection, OAuthConfig
-from ..models.oauth import LIVING
 from ..specs import OAuthConfigSpec
+from ..states import LIVING
 from . import asking
 from .freshness import Need
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 
 from flask import Response, after_this_request, current_app, request
 
 from .. import api_tokens, limits
 from ..access import Caller
+from ..addresses import whose
 from ..errors import Busy
 from . import where
 
-_refused: dict[str, float] = {}  # address -> until when this process asks no database, monotonic
+_refused: dict[str, float] = {}  # address -> until when this process counts no more, monotonic
 
 
 def count(caller: Caller | None) -> None:
@@ -20,7 +20,7 @@ def count(caller: Caller | None) -> None:
     rates = limits.rates()
     if rates.is_due():
         _share_afterwards(rates)
-    keys = [("address", _network())]
+    keys = [("address", _whose())]
     if caller is not None:
         keys.append(("person", caller.user_id))
         if caller.token_id is not None:
@@ -28,39 +28,32 @@ def count(caller: Caller | None) -> None:
     rates.count(keys)
 
 
-def refuse_guesses(shown: str) -> None:
-    """Raises Busy where too many wrong API tokens came from, but not to a token that is known."""
-    if not _refused or not api_tokens.looks_right(shown):
-        return
-    left = _refused.get(_network(), 0.0) - time.monotonic()
-    if left > 0 and not api_tokens.is_known(shown):
-        raise Busy("too_many_requests", retry_after=int(left) + 1)
-
-
 def note_guess(shown: str) -> None:
-    """A wrong API token, counted for all workers. Raises Busy for one too many. Commits."""
-    most = current_app.config["RATE_LIMIT_WRONG_TOKENS"]
+    """A wrong API token, counted for all workers. Raises Busy for one too many. Commits.
+
+    From then on each costs a read, by its hash, and no write. Good ones are let in meanwhile: who
+    guesses may share the address of many who do not.
+    """
+    most, address = current_app.config["RATE_LIMIT_WRONG_TOKENS"], _whose()
     if not most or not api_tokens.looks_right(shown):
         return
+    left = _refused.get(address, 0.0) - time.monotonic()
+    if left > 0:
+        raise Busy("too_many_requests", retry_after=int(left) + 1)
     try:
-        limits.strictly("wrong_token", _network(), most=most)
+        limits.strictly("wrong_token", address, most=most)
     except Busy as error:
         if len(_refused) >= limits.MOST:
             _refused.clear()
-        _refused[_network()] = time.monotonic() + error.retry_after
+        _refused[address] = time.monotonic() + error.retry_after
         raise
 
 
-def _network() -> str:
-    """Whose address it is: of IPv6 the /64, as who has one has all of them."""
-    environ = request.environ
+def _whose() -> str:
+    environ = request.environ  # quicker than to look at headers
     if "HTTP_X_FORWARDED_FOR" in environ:
-        address = where.address()
-    else:
-        address = environ.get("REMOTE_ADDR") or ""
-    if ":" not in address:
-        return address
-    return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
+        return whose(where.address())
+    return whose(environ.get("REMOTE_ADDR") or "")
 
 
 def _share_afterwards(rates: limits.Rates) -> None:

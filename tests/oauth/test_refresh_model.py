@@ -27,13 +27,13 @@ from app.audit import SYSTEM
 from app.db import AWAY, db, recent
 from app.errors import AppError, ConnectionNeeded, ProviderError
 from app.models import Connection, Revocation
-from app.models.oauth import LIVING
 from app.oauth import keeping, lease, refresh, spool, tokens
 from app.oauth.asking import Asking
 from app.oauth.freshness import Need, Timing
 from app.oauth.replies import TokenSet
 from app.oauth.row import look
 from app.secretbox import box, cell
+from app.states import LIVING
 from tests.oauth.planted import ALICE, acme, change, grant, plant, stored
 from tests.oauth.test_refresh import Fails
 
