@@ -31,7 +31,6 @@ SCOPES = {
 _SHAPE = re.compile(r"mcpg_[A-Za-z0-9_-]{43}")
 _ID = re.compile(r"[0-9a-f]{32}")
 NOTE_EVERY_S = 60  # seconds between two notes of a token's use
-_known: set[str] = set()  # hashes of tokens that were good in this process
 _due: dict[str, float] = {}  # token id -> when this process may note its use again, monotonic
 
 
@@ -85,11 +84,6 @@ def authenticate(shown: str) -> Caller:
 def looks_right(shown: str) -> bool:
     """Whether it may be a token at all; nothing else is looked up."""
     return _SHAPE.fullmatch(shown) is not None
-
-
-def is_known(shown: str) -> bool:
-    """Whether it was good in this process; asks no database. It may have been revoked since."""
-    return _hash(shown) in _known
 
 
 def is_due(token_id: str) -> bool:
@@ -154,9 +148,6 @@ def _load(token_hash: str) -> Caller | None:
         row = link.execute(query).first()
     if row is None:
         return None
-    if len(_known) >= 10_000:
-        _known.clear()
-    _known.add(token_hash)
     return Caller(
         user_id=row.user_id,
         email=row.email,

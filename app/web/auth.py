@@ -246,7 +246,6 @@ def api_caller(scope: str) -> Caller:
     if caller is None:
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
         token = token if kind.lower() == "bearer" else ""
-        pace.refuse_guesses(token)
         try:
             g.api_caller = caller = api_tokens.authenticate(token)
         except SignInRequired:

@@ -12,8 +12,6 @@ from ..addresses import whose
 from ..errors import Busy
 from . import where
 
-_refused: dict[str, float] = {}  # address -> until when this process counts no more, monotonic
-
 
 def count(caller: Caller | None) -> None:
     """This request, under its API token, its person and its address. Raises Busy."""
@@ -37,16 +35,23 @@ def note_guess(shown: str) -> None:
     most, address = current_app.config["RATE_LIMIT_WRONG_TOKENS"], _whose()
     if not most or not api_tokens.looks_right(shown):
         return
-    left = _refused.get(address, 0.0) - time.monotonic()
+    refused = _refused()
+    left = refused.get(address, 0.0) - time.monotonic()
     if left > 0:
         raise Busy("too_many_requests", retry_after=int(left) + 1)
     try:
         limits.strictly("wrong_token", address, most=most)
     except Busy as error:
-        if len(_refused) >= limits.MOST:
-            _refused.clear()
-        _refused[address] = time.monotonic() + error.retry_after
+        if len(refused) >= limits.MOST:
+            refused.clear()
+        refused[address] = time.monotonic() + error.retry_after
         raise
+
+
+def _refused() -> dict[str, float]:
+    """An address -> until when this process counts its wrong tokens no more, monotonic."""
+    held: dict[str, float] = current_app.extensions.setdefault("refused", {})
+    return held
 
 
 def _whose() -> str:
