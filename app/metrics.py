@@ -95,13 +95,18 @@ class Meter:
             return Counter(self.counts)
 
     def all(self) -> Counter[Key]:
-        """With those of the siblings, as they were a moment ago."""
+        """With those of the siblings, as they were a moment ago; its own if they cannot be read."""
         found = self.own()
-        if self.folder is not None:
+        if self.folder is None:
+            return found
+        try:
             with _locked(self.folder, fcntl.LOCK_SH):
                 for path in self.folder.glob("*.json"):
                     if path.name != self.file:
                         found.update(_read(path))
+        except OSError as error:  # the folder is gone, or there is no handle to spare
+            log.warning("metrics of other workers cannot be read: %s", error.strerror)
+            return self.own()
         return found
 
 
@@ -154,8 +159,9 @@ def token_request(config_id: str, grant: str) -> Iterator[None]:
 def join(family: str) -> None:
     """From now on, share with the workers of one server. `family`: its process id.
 
-    What servers of this machine left behind that run no more is removed. Where nothing can be
-    written each worker answers for itself, and the log says so.
+    What servers of this machine left behind that run no more is removed: by host and process
+    id. These repeat in containers: INSTANCE_DIR is for one node alone. Where nothing can be written
+    each worker answers for itself, and the log says so.
     """
     mine = f"{processes.host()} {family}"
     folder = Path(current_app.instance_path) / "metrics" / mine

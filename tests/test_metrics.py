@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
+from flask import current_app
 
 from app import metrics
 from tests.process import Program
@@ -94,6 +96,22 @@ def test_a_damaged_file_of_a_sibling_costs_its_counts_only(workers, text):
         folder = metrics.meter().folder
         (folder / "1-damaged.json").write_text(text)
         assert counted() == 1
+
+
+def test_a_folder_that_is_gone_costs_the_counts_of_the_others_only(workers, caplog):
+    """What watches is not answered 500."""
+    one, other = workers
+    for worker in workers:
+        with worker():
+            metrics.call("acme", "ok")
+            metrics.share()
+    with one():
+        shutil.rmtree(metrics.meter().folder)
+        here = {"base_url": "http://127.0.0.1:8000"}
+        said = current_app.test_client().get("/metrics", **here)
+    assert said.status_code == 200
+    assert 'mcp_calls_total{gateway="acme",outcome="ok"} 1\n' in said.text
+    assert "metrics of other workers cannot be read" in caplog.text
 
 
 def test_without_a_place_for_files_each_answers_for_itself(app, tmp_path, caplog):
