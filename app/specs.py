@@ -273,6 +273,7 @@ class OAuthConfigSpec(Spec):
     refresh_url: OAuthEndpoint | None = None
     revocation_url: OAuthEndpoint | None = None
     revocation_style: Literal["rfc7009", "github", "slack", "dropbox", "notion", "none"] = "rfc7009"
+    revocation_ends_all: bool = False  # one token ended there ends all that the person granted us
     userinfo_url: Endpoint | None = None
     account_path: Annotated[list[Short], Field(max_length=10)] = []
     client_id: Id | None = Needed

@@ -161,6 +161,8 @@ class Revocation(Base):
     gateway_name: Mapped[str] = mapped_column(String(100))
     style: Mapped[str] = mapped_column(String(10))  # rfc7009, github, slack, dropbox, notion
     url: Mapped[str] = mapped_column(String(2048))
+    # The token URL, where one token ended ends all that the person granted our client; else None.
+    ends_all_at: Mapped[str | None] = mapped_column(String(2048))
     client_id: Mapped[str] = mapped_column(String(2048))
     client_secret_sealed: Mapped[str | None] = mapped_column(Text)
     auth_method: Mapped[str] = mapped_column(String(30), default="auto")

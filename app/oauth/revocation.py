@@ -6,6 +6,7 @@ best effort, then by the housekeeper, with growing pauses and an end.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -16,13 +17,14 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy.orm import Session
 
-from .. import trust
+from .. import keys, trust
 from ..audit import SYSTEM, Subject, entry, record, stage
 from ..db import db, db_now_ms, utcnow
-from ..errors import Unsealable
+from ..errors import AppError, Unsealable
 from ..models import ClientRegistration, Connection, Gateway, OAuthConfig, Revocation
 from ..secretbox import box, cell
 from ..specs import OAuthConfigSpec
+from ..states import LIVING
 from . import revoking
 from .client import OAuthClient, Registration
 from .replies import TokenSet
@@ -33,11 +35,14 @@ LEASE_S = 2 * AT_ONCE_S + 5.0
 MOST_TRIES = 16  # some two days
 SLOWEST_S = 6 * 3600.0
 NO_WAY = "no_revocation"
+SPARED = "ends_all"  # asking would end what the person still uses (oauth.md 8.2)
+UNREADABLE = ""  # stands for a secret that was there and does not open
 _TOKENS: tuple[tuple[str, Hint], ...] = (  # in this order
     ("refresh_token_sealed", "refresh_token"),
     ("access_token_sealed", "access_token"),
 )
 r = Revocation
+log = logging.getLogger(__name__)
 
 
 # -- what is to end --------------------------------------------------------------------------------
@@ -47,7 +52,8 @@ def queue(row: Connection, *, why: str) -> int:
     """Put by what this connection holds, in the caller's transaction. How many tokens.
 
     The caller has locked the row, and empties its columns. 0: nothing is held that opens, or its
-    provider has no way to end it; then a row says so to what comes late. Opens no network.
+    provider has no way to end it; then a row says so to what comes late. Opens no network. Whether
+    it would end other connections too is seen when the provider is about to be asked.
     """
     config = db.session.get(OAuthConfig, row.oauth_config_id)
     gateway = db.session.get(Gateway, row.gateway_id)
@@ -66,6 +72,7 @@ def queue(row: Connection, *, why: str) -> int:
         db.session.add(made)
         return 0
     made.style, made.url = style, url
+    made.ends_all_at = row.token_url if spec.revocation_ends_all else None
     made.client_id, made.auth_method = client.client_id, client.auth_method
     made.ca_pem, made.client_cert_pem = gateway.ca_pem, gateway.client_cert_pem
     held = tokens | {
@@ -91,7 +98,7 @@ def drop(token_set: TokenSet, *, connection_id: str) -> int:
         if before is None or before.style == "none" or (row and row.reason == "access_lost"):
             return 0
         names = ("user_id", "gateway_id", "gateway_name", "style", "url", "client_id")
-        more = ("auth_method", "ca_pem", "client_cert_pem")
+        more = ("ends_all_at", "auth_method", "ca_pem", "client_cert_pem")
         copied = {name: getattr(before, name) for name in (*names, *more)}
         made = Revocation(connection_id=connection_id, **copied)
         kept = ("client_secret_sealed", "client_key_sealed")
@@ -117,6 +124,7 @@ def drop_unkept(
         gateway_name=gateway[1],
         style=spec.revocation_style,
         url=spec.revocation_url,
+        ends_all_at=us.token_url if spec.revocation_ends_all else None,
         client_id=us.client_id,
         auth_method=us.auth_method,
         ca_pem=trusted and trusted.ca_pem,
@@ -132,7 +140,7 @@ def _add_late(
 ) -> int:
     tokens = {
         "refresh_token_sealed": token_set.refresh_token,
-        "access_token_sealed": token_set.access_token,
+        "access_token_sealed": token_set.access_token or None,
     }
     count = _add(session, made, tokens | dict(held))
     subject = Subject("connection", made.connection_id, made.gateway_name)
@@ -142,12 +150,12 @@ def _add_late(
 
 
 def _opened(row: Connection | ClientRegistration | Gateway | Revocation, column: str) -> str | None:
-    """None as well for what does not open: a wrong key must not keep anybody from leaving."""
+    """UNREADABLE for what does not open: a wrong key must not keep anybody from leaving."""
     sealed: str | None = getattr(row, column)
     try:
         return None if sealed is None else box().open(sealed, where=cell(row, column))
     except Unsealable:
-        return None
+        return UNREADABLE
 
 
 def _add(session: Session, made: Revocation, held: Mapping[str, str | None]) -> int:
@@ -156,7 +164,7 @@ def _add(session: Session, made: Revocation, held: Mapping[str, str | None]) -> 
         sealed = None if secret is None else box().seal(secret, where=cell(made, column))
         setattr(made, column, sealed)
     session.add(made)
-    return sum(held[column] is not None for column, _ in _TOKENS)
+    return sum(bool(held[column]) for column, _ in _TOKENS)
 
 
 # -- asking the providers --------------------------------------------------------------------------
@@ -174,7 +182,8 @@ class _Taken:
     tries: int
     attempt: str
     client: OAuthClient
-    tokens: Mapping[str, str | None] = field(repr=False)
+    spared_for: str | None  # the gateway whose connection would end, too
+    secrets: Mapping[str, str | None] = field(repr=False)
 
     @property
     def host(self) -> str:
@@ -191,7 +200,12 @@ def work_off(*, limit: int = 50, only: Collection[str] | None = None) -> dict[st
     for revocation_id, host in _due(limit, only):
         if host in away:
             continue
-        taken = _take(revocation_id)
+        try:
+            taken = _take(revocation_id)
+        except AppError as error:  # another process has the key
+            log.warning("a revocation waits for a process with its key: %s", error.code)
+            done["waits_for_key"] += 1
+            continue
         if taken is None:
             continue
         verdicts = {column: _ask(taken, column, hint) for column, hint in _TOKENS}
@@ -214,7 +228,7 @@ def _due(limit: int, only: Collection[str] | None) -> list[tuple[str, str]]:
 
 
 def _take(revocation_id: str) -> _Taken | None:
-    """None: another has it, or it is over. Commits."""
+    """None: another has it, or it is over. Commits. Raises AppError (key_missing): not ours."""
     now, attempt = db_now_ms(), secrets.token_hex(16)
     claim = (
         sa.update(r)
@@ -226,9 +240,9 @@ def _take(revocation_id: str) -> _Taken | None:
     with Session(db.engine, expire_on_commit=False) as session, session.begin():
         if session.scalar(claim) is None:
             return None
-        row = session.get(r, revocation_id)
-        if row is None:
-            return None
+        row = session.get_one(r, revocation_id)
+        opened = {column: _readable(row, column) for column in _SECRETS}
+        spared_for = _would_end_too(session, row)
     return _Taken(
         id=row.id,
         connection_id=row.connection_id,
@@ -237,16 +251,48 @@ def _take(revocation_id: str) -> _Taken | None:
         url=row.url,
         tries=row.tries,
         attempt=attempt,
-        client=_client(row),
-        tokens={column: _opened(row, column) for column, _ in _TOKENS},
+        client=_client(row, opened["client_secret_sealed"]),
+        spared_for=spared_for,
+        secrets=opened,
     )
 
 
-def _client(row: Revocation) -> OAuthClient:
+_SECRETS = (*(column for column, _ in _TOKENS), "client_secret_sealed")
+
+
+def _readable(row: Revocation, column: str) -> str | None:
+    """What no key of the gateway opens is UNREADABLE. Raises AppError if only we lack the key."""
+    found = _opened(row, column)
+    if found == UNREADABLE:
+        keys.demand(getattr(row, column))
+    return found
+
+
+def _would_end_too(session: Session, row: Revocation) -> str | None:
+    """The gateway of a connection that the person has by the same client, where one ends all.
+
+    One that waits for its person to come back counts as well.
+    """
+    if row.ends_all_at is None or row.user_id is None:
+        return None
+    c, client = Connection, ClientRegistration
+    is_held = c.access_token_sealed.is_not(None)
+    waits = sa.and_(c.state == "orphaned", c.reason == "access_lost", is_held)
+    query = (
+        sa.select(Gateway.name)
+        .join(c, c.gateway_id == Gateway.id)
+        .join(client, client.id == c.registration_id)
+        .where(c.user_id == row.user_id, sa.or_(c.state.in_(LIVING), waits))
+        .where(c.token_url == row.ends_all_at, client.client_id == row.client_id)
+    )
+    return session.scalar(query.order_by(Gateway.name).limit(1))
+
+
+def _client(row: Revocation, secret: str | None) -> OAuthClient:
     return OAuthClient(
         Registration(
             client_id=row.client_id,
-            client_secret=_opened(row, "client_secret_sealed"),
+            client_secret=secret,
             auth_method=row.auth_method,
             authorization_url=None,
             token_url=row.url,
@@ -261,9 +307,13 @@ def _client(row: Revocation) -> OAuthClient:
 
 
 def _ask(taken: _Taken, column: str, hint: Hint) -> Verdict | None:
-    token = taken.tokens[column]
+    token = taken.secrets[column]
     if token is None:
         return None
+    if taken.spared_for is not None:
+        return Verdict("unsupported", SPARED)
+    if UNREADABLE in (token, taken.secrets["client_secret_sealed"]):
+        return Verdict("refused", Unsealable.code)
     seconds = min(AT_ONCE_S, current_app.config["OAUTH_REQUEST_TIMEOUT"])
     return taken.client.revoke(token, hint, url=taken.url, style=taken.style, seconds=seconds)
 
@@ -290,6 +340,8 @@ def _settle(taken: _Taken, verdicts: Mapping[str, Verdict | None]) -> str:
         change = change.values(ended_at=utcnow())
     subject = Subject("connection", taken.connection_id, taken.gateway_name)
     about = {"host": taken.host, "tries": taken.tries} | ({"code": code} if code else {})
+    if taken.spared_for is not None:
+        about["spared_for"] = taken.spared_for
     with Session(db.engine) as session, session.begin():
         if session.scalar(change.returning(r.id)) is not None:
             action, result = _EVENTS[outcome]
@@ -310,15 +362,24 @@ _EVENTS = {
 # -- what came of it -------------------------------------------------------------------------------
 
 
+_WORDS = {
+    ("done", NO_WAY): "unsupported",
+    ("done", "unsupported_token_type"): "unsupported",
+    ("done", SPARED): "spared",
+    ("given_up", Unsealable.code): "unreadable",
+}
+
+
 def outcomes(connection_ids: Collection[str]) -> dict[str, str]:
-    """What came of the last that was queued for each: revoked, unsupported, waiting, given_up."""
+    """What came of the last that was queued for each.
+
+    revoked, unsupported, spared, waiting, given_up, unreadable.
+    """
     mine = r.connection_id.in_(connection_ids)
     query = sa.select(r.connection_id, r.state, r.last_error_code).where(mine)
     found: dict[str, str] = {}
     with db.engine.connect() as link:
         for row in link.execute(query.order_by(r.created_at)):
             word = {"queued": "waiting", "given_up": "given_up"}.get(row.state, "revoked")
-            if row.state == "done" and row.last_error_code in (NO_WAY, "unsupported_token_type"):
-                word = "unsupported"
-            found[row.connection_id] = word
+            found[row.connection_id] = _WORDS.get((row.state, row.last_error_code), word)
     return found

@@ -72,7 +72,8 @@ def _moment(at: datetime, action: str, details: Mapping[str, Any], host: str) ->
     words = _BY_CODE.get(action, {}).get(code, words)
     if details.get("tokens") == "left":
         words += " We know of no revoke at {host}: it may still list this app."
-    said = words.format(host=host or "The provider", why=_why(code, host))
+    other = details.get("spared_for", "")
+    said = words.format(host=host or "The provider", why=_why(code, host), other=other)
     return Moment(at, action, kind, said)
 
 
@@ -116,6 +117,12 @@ _BY_CODE: Mapping[str, Mapping[str, str]] = {
         "expired": "Ran out, and could not be renewed.",
         "refused_by_server": "The server took it no longer.",
         "secret_unreadable": "What was stored cannot be read any more.",
+    },
+    "connection.revocation_unsupported": {
+        "ends_all": "Not revoked at {host}: that would end the connection to {other} too.",
+    },
+    "connection.revocation_given_up": {
+        "secret_unreadable": "What was to be revoked cannot be read. Remove this app at {host}.",
     },
     "connection.disconnected": {
         "by_admin": "Disconnected by an admin.",

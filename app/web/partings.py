@@ -9,7 +9,9 @@ from typing import Literal
 from ..oauth import revocation
 from ..oauth.keeping import Parted
 
-AtProvider = Literal["revoked", "unsupported", "waiting", "given_up", "nothing"]
+AtProvider = Literal[
+    "revoked", "unsupported", "spared", "waiting", "given_up", "unreadable", "nothing"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ def ask_to_revoke(ended: Mapping[str, Parted], *, name: str, host: str) -> Parti
         return _said("unsupported" if "left" in ended.values() else "nothing", name, host)
     revocation.work_off(only=queued)
     found = set(revocation.outcomes(queued).values())
-    for one in ("given_up", "waiting", "unsupported"):
+    for one in ("unreadable", "given_up", "waiting", "spared", "unsupported"):
         if one in found:
             return _said(one, name, host)
     return _said("revoked", name, host)
@@ -55,5 +57,14 @@ _WORDS: Mapping[AtProvider, tuple[str, str]] = {
         *("info", "Removed here; {host} has not answered yet. We ask again by ourselves."),
     ),
     "given_up": (*("info", "Removed here; {host} would not revoke it. Remove this app there."),),
+    "spared": (
+        "info",
+        "Removed here alone: to revoke it at {host} would end your other connections there too.",
+    ),
+    "unreadable": (
+        "info",
+        "Removed here. What was stored cannot be read, so {host} could not be asked: remove this"
+        " app there.",
+    ),
     "nothing": ("success", "There was nothing to revoke any more."),
 }

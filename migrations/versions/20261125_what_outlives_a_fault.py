@@ -53,6 +53,7 @@ def upgrade() -> None:
         sa.Column("gateway_name", sa.String(length=100), nullable=False),
         sa.Column("style", sa.String(length=10), nullable=False),
         sa.Column("url", sa.String(length=2048), nullable=False),
+        sa.Column("ends_all_at", sa.String(length=2048), nullable=True),
         sa.Column("client_id", sa.String(length=2048), nullable=False),
         sa.Column("client_secret_sealed", sa.Text(), nullable=True),
         sa.Column("auth_method", sa.String(length=30), nullable=False),

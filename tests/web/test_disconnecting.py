@@ -1,5 +1,6 @@
 """Ending a connection, from the button to the provider's answer (oauth.md 8, RFC 7009)."""
 
+import dataclasses
 import re
 from urllib.parse import parse_qs
 
@@ -8,13 +9,13 @@ import requests
 import requests_mock
 import sqlalchemy as sa
 
-from app import audit, people
+from app import audit, people, resealing
 from app.audit import SYSTEM
 from app.db import db
 from app.models import AuditEvent, ClientRegistration, Connection, Gateway, Revocation
 from app.oauth import revocation, timeline
 from app.secretbox import box, cell
-from tests import authority
+from tests import authority, sealed
 from tests.authority import Authority
 from tests.conftest import rows
 from tests.mcp import world
@@ -477,8 +478,129 @@ def test_sec_025_a_token_that_does_not_open_keeps_nobody_from_leaving(app, alice
         db.session.execute(sa.update(Connection).values(refresh_token_sealed="mg1.x.y"))
         db.session.commit()
     provider.post(REVOKE)
+    page = press_disconnect(alice)
+    assert "Removed here. What was stored cannot be read" in page and "Revoked" not in page
+    assert "cannot be read. Remove this app at as.test." in history(alice)
+    assert tokens(provider) == [BOTH[1]], "what can be read is asked for all the same"
+
+
+@pytest.mark.parametrize("column", ["refresh_token_sealed", "client_secret_sealed"])
+def test_sec_025_what_does_not_open_in_the_queue_is_never_told_as_revoked(
+    app, alice, provider, column
+):
+    """Nor is anybody asked as a client without a secret."""
+    connected(app, alice, provider)
+    provider.post(REVOKE, status_code=503)
+    press_disconnect(alice)
+    provider.reset_mock()
+    with app.app_context():
+        gone = {"access_token_sealed": None, column: "mg1.deadbeef0000." + "A" * 80}
+        db.session.execute(sa.update(Revocation).values(gone))
+        db.session.commit()
+    provider.post(REVOKE)
+    assert work_off(app) == {"refused": 1} and tokens(provider) == []
+    [left] = rows(app, Revocation)
+    assert (left.state, left.last_error_code) == ("given_up", "secret_unreadable")
+    page = history(alice)
+    assert "cannot be read. Remove this app at as.test." in page and "Revoked" not in page
+    [event] = [one for one in rows(app, AuditEvent) if one.action.endswith("revocation_given_up")]
+    assert (event.outcome, event.details["code"]) == ("failed", "secret_unreadable")
+
+
+def test_sec_082_what_another_process_can_open_waits_for_it(
+    app, start, config, alice, provider, caplog
+):
+    """This one was started without the key, and can judge nothing."""
+    connected(app, alice, provider)
+    provider.post(REVOKE, status_code=503)
+    press_disconnect(alice)
+    old, new = config.AUTH_ENCRYPTION_SECRET, sealed.NEW
+    ring = {"AUTH_ENCRYPTION_SECRET": new, "AUTH_ENCRYPTION_SECRETS_OLD": (old,)}
+    both = start(dataclasses.replace(config, **ring))
+    with both.app_context():
+        resealing.reseal(by=SYSTEM)
+    provider.post(REVOKE)
+    assert work_off(app) == {"waits_for_key": 1} and "key_missing" in caplog.text
+    [left] = rows(app, Revocation)
+    assert (left.state, left.tries, left.attempt_id) == ("queued", 1, None)
+    assert work_off(both) == {"ended": 1}
+
+
+# -- where revoking would do too much (oauth.md 8.2) -----------------------------------------------
+
+
+def two_of_one_client(app, browser, provider, **oauth) -> None:
+    """A person who is connected at `acme` and at `other`, by the same client."""
+    one = {"revocation_url": REVOKE, "revocation_ends_all": True}
+    for slug in ("acme", "other"):
+        acme.add(app, slug, **one | oauth, trusts_shared_callback=True)
+        provider.post(TOKEN, json=PAIR)
+        assert leave(browser, slug).back().status_code == 303
+    provider.post(REVOKE)
+
+
+def test_sec_025_revoking_that_would_end_another_connection_is_left_and_said(app, alice, provider):
+    two_of_one_client(app, alice, provider)
+    page = press_disconnect(alice)
+    assert (
+        "Removed here alone: to revoke it at as.test would end your other connections there too."
+        in page
+    )
+    assert "Not revoked at as.test: that would end the connection to Other too." in history(alice)
+    assert tokens(provider) == [] and work_off(app) == {}
+    states = {row.state: row.access_token_sealed is None for row in rows(app, Connection)}
+    assert states == {"revoked": True, "active": False}
+    [left] = rows(app, Revocation)
+    assert left.access_token_sealed is left.refresh_token_sealed is None
+    alice.submit("/connections/other/disconnect", at="/connections/other")
+    assert tokens(provider) == BOTH, "the last of them ends all"
+
+
+@pytest.mark.parametrize("oauth", [{"revocation_ends_all": False}, {"client_id": None}])
+def test_sec_025_what_ends_nothing_else_is_revoked(app, alice, bob, provider, oauth):
+    """Another client's, another person's, or where one token is one token."""
+    if oauth == {"client_id": None}:
+        acme.add(app, revocation_url=REVOKE, revocation_ends_all=True)
+        acme.add(app, "other", revocation_ends_all=True, client_id="x", trusts_shared_callback=True)
+        provider.post(TOKEN, json=PAIR)
+        for browser, slug in ((alice, "acme"), (alice, "other"), (bob, "acme")):
+            assert leave(browser, slug).back().status_code == 303
+        provider.post(REVOKE)
+    else:
+        two_of_one_client(app, alice, provider, **oauth)
     assert "Revoked at as.test." in press_disconnect(alice)
-    assert tokens(provider) == [BOTH[1]]
+    assert tokens(provider) == BOTH
+
+
+def test_sec_025_a_person_who_is_deleted_leaves_nothing_at_such_a_provider(
+    app, admin, alice, provider
+):
+    two_of_one_client(app, alice, provider)
+    user_id = rows(app, Connection)[0].user_id
+    assert admin.submit(f"/admin/users/{user_id}/delete").status_code == 303
+    assert work_off(app) == {"ended": 2} and tokens(provider) == BOTH * 2
+
+
+def test_sec_025_who_connected_again_meanwhile_is_not_signed_out_by_the_queue(app, alice, provider):
+    connected(app, alice, provider, revocation_ends_all=True)
+    provider.post(REVOKE, status_code=503)
+    assert "has not answered yet" in press_disconnect(alice)
+    connected(app, alice, provider)
+    provider.reset_mock()
+    provider.post(REVOKE)
+    assert work_off(app) == {"unsupported": 1} and tokens(provider) == []
+
+
+def test_f_40_what_comes_late_ends_no_other_connection_either(app, alice, provider):
+    two_of_one_client(app, alice, provider)
+
+    def leave_meanwhile(request, context):
+        press_disconnect(alice)
+        return {"access_token": "at-2", "token_type": "Bearer", "refresh_token": "rt-2"}
+
+    provider.post(TOKEN, json=leave_meanwhile)
+    alice.submit("/connections/acme/refresh", at="/connections/acme")
+    assert work_off(app) == {"unsupported": 1} and tokens(provider) == []
 
 
 def test_what_waits_is_sealed_for_its_own_row(app, alice, provider):

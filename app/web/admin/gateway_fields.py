@@ -39,7 +39,7 @@ PKCE = {
 }
 
 RARE = (  # fields of oauth.md 1.1 that few providers need: typed as JSON
-    *("refresh_url", "revocation_style", "userinfo_url", "account_path"),
+    *("refresh_url", "revocation_style", "revocation_ends_all", "userinfo_url", "account_path"),
     *("scope_separator", "scope_param", "offline", "assertion_audience", "assertion_alg"),
     *("client_id_in_body", "token_request_format", "reply", "lifetime"),
 )

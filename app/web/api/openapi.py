@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from flask import Blueprint, current_app, jsonify
 from flask.typing import ResponseReturnValue
 
 from ...specs import GatewaySpec
 from ...states import STATES
+from ..partings import AtProvider
 
 bp = Blueprint("openapi", __name__)
 Schema = dict[str, Any]
@@ -125,7 +126,7 @@ _CONNECTION: Schema = {
         "renewed": {"type": "boolean"},
         "at_provider": {
             "type": "string",
-            "enum": ["revoked", "unsupported", "waiting", "given_up", "nothing"],
+            "enum": list(get_args(AtProvider)),
         },
         "message": _TEXT,
     },
