@@ -26,6 +26,7 @@ from app.models import Gateway, User
 from demo.person import Person
 from tests import postgres
 from tests.e2e import gateway
+from tests.e2e.patience import eventually
 from tests.e2e.scripted import WORKERS, Caller, caller, inside, people, workers_of
 from tests.oauth import planted, strict_provider
 from tests.upstream import upstream
@@ -36,14 +37,6 @@ SOON = 30  # seconds: "within two" on a machine that is busy with other tests, b
 
 def get(node: gateway.Gateway, path: str, **more) -> requests.Response:
     return requests.get(node.url + path, timeout=SOON, **more)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if holds():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never came to that")
 
 
 def is_ready(node: gateway.Gateway) -> bool:
@@ -66,7 +59,7 @@ def says_so_everywhere(node: gateway.Gateway, alice: Caller) -> None:
         reply = get(node, path, headers=headers)
         assert reply.status_code == 503 and code_of(reply) == "database_away", path
         assert int(reply.headers["Retry-After"]) >= 1
-    until(lambda: alice.call().status_code == 503)  # what was read a second ago is still known
+    eventually(lambda: alice.call().status_code == 503)  # what was read a second ago is still known
     assert code_of(alice.call()) == "database_away"
 
 
@@ -88,7 +81,7 @@ class Calling:
     def hears(self, what: str) -> None:
         """Once more from now on."""
         before = self.heard[what]
-        until(lambda: self.heard[what] > before)
+        eventually(lambda: self.heard[what] > before)
 
     def __enter__(self) -> Calling:
         return self
@@ -119,7 +112,7 @@ def test_sec_118_and_f_24_a_database_that_crashes_is_an_error_and_heals_by_itsel
             says_so_everywhere(node, alice)
             calls.hears("database_away")
             server.start()
-            until(lambda: is_ready(node))
+            eventually(lambda: is_ready(node))
             calls.hears("good")
     assert set(calls.heard) == {"good", "database_away"}
     assert "Traceback" not in node.log()
@@ -134,7 +127,7 @@ def test_sec_118_a_call_whose_caller_is_still_known_gets_a_json_rpc_error(
     (alice,) = people(node, upstream.url, "alice")
     other = Caller(node.url, alice.token, "other")
     for _ in range(20):
-        until(lambda: is_ready(node))
+        eventually(lambda: is_ready(node))
         assert alice.call().status_code == 200
         server.crash()
         reply = other.call(modern=False)
@@ -202,7 +195,7 @@ def test_sec_118_a_database_that_swallows_all_is_an_error_too(
                 assert reply.status_code == 503 and code_of(reply) == "database_away"
         says_so_everywhere(node, alice)
         hole.swallows = False
-        until(lambda: is_ready(node))
+        eventually(lambda: is_ready(node))
         assert alice.call().status_code == 200
     assert "Traceback" not in node.log()
 
@@ -268,11 +261,11 @@ def test_f_25_a_database_without_a_free_slot_is_an_error_and_heals(
             take_all()
             return get(node, "/login").status_code == 503
 
-        until(is_full)
+        eventually(is_full)
         with ThreadPoolExecutor(16) as pool:  # more than the worker may have connections
             replies = list(pool.map(lambda _: get(node, "/login"), range(32)))
         assert {code_of(one) for one in replies if one.status_code != 200} == {"database_away"}
-    until(lambda: is_ready(node))
+    eventually(lambda: is_ready(node))
     with ThreadPoolExecutor(16) as pool:
         assert {one.status_code for one in pool.map(lambda _: get(node, "/login"), range(32))} == {
             200
@@ -330,7 +323,7 @@ def test_f_22_a_full_disk_is_said_and_heals(gateway_server, upstream, tmp_path):
         assert "cannot write: its disk is full" in node.log()
     finally:
         resource.prlimit(worker, resource.RLIMIT_FSIZE, roomy)
-    until(lambda: is_ready(node))
+    eventually(lambda: is_ready(node))
     assert stranger.submit(stranger.at("/login"), **form).status_code == 422
     assert path.stat().st_size >= size
 
@@ -370,7 +363,7 @@ def test_f_43_a_worker_out_of_handles_refuses_and_heals(gateway_server, upstream
         for _ in range(5):
             with contextlib.suppress(requests.RequestException):
                 assert alice.call(timeout=1).status_code in (200, 503)
-    until(lambda: answers(alice))
+    eventually(lambda: answers(alice))
     assert get(node, "/ready").status_code == 200
     assert workers_of(node) == {worker}  # the same one: nothing was restarted
 

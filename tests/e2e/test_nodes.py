@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,8 @@ from requests.adapters import HTTPAdapter
 
 from demo.person import Person
 from tests.e2e.gateway import PASSWORD, Gateway
+from tests.e2e.patience import eventually
 
-PATIENCE_S = 150  # this machine may be busy, and a lease lasts 90 s
 SECRETS = ("SECRET_KEY", "AUTH_ENCRYPTION_SECRET", "PUBLIC_URL")
 KEPT = {"store_tokens": True, "auto_refresh": True, "keep_alive": True}
 
@@ -65,16 +63,6 @@ class Turns(HTTPAdapter):
             request.url = asked
         answer.url = asked
         return answer
-
-
-def eventually(found: Callable[[], Any]) -> Any:
-    """What it gives once it is true."""
-    end, pause = time.monotonic() + PATIENCE_S, threading.Event()
-    while time.monotonic() < end:
-        if value := found():
-            return value
-        pause.wait(0.05)
-    raise AssertionError("never")
 
 
 def connect(node: Gateway) -> psycopg.Connection:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,20 +17,13 @@ import sqlalchemy as sa
 from app.db import db
 from app.models import Gateway
 from tests.e2e import gateway
+from tests.e2e.patience import eventually
 from tests.e2e.scripted import WORKERS, Caller, Held, caller, inside, people, workers_of
 from tests.oauth import planted, strict_provider
 from tests.upstream import upstream
 
 __all__ = ["upstream"]  # the fixture
 kinds = pytest.mark.parametrize("kind", WORKERS)
-
-
-def until(holds) -> None:
-    for _ in range(600):
-        if holds():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never came to that")
 
 
 def is_open(node: gateway.Gateway) -> bool:
@@ -60,13 +52,13 @@ def test_sec_117_a_server_that_stops_says_so_finishes_its_calls_and_ends_its_str
         stream = opened.enter_context(contextlib.closing(alice.stream()))
         assert held.waiting.acquire(timeout=60)
         os.kill(node.program.pid, signal.SIGTERM)
-        until(lambda: requests.get(f"{node.url}/ready", timeout=60).status_code == 503)
+        eventually(lambda: requests.get(f"{node.url}/ready", timeout=60).status_code == 503)
         refused = alice.call()
         assert refused.status_code == 503 and int(refused.headers["Retry-After"]) >= 1
         assert refused.json()["error"]["data"]["code"] == "restarting"
         assert requests.get(f"{node.url}/login", timeout=60).status_code == 200
         os.kill(node.program.pid, signal.SIGTERM)  # enough of the notice
-        until(lambda: not is_open(node))
+        eventually(lambda: not is_open(node))
         for one in listens:
             assert one.rest().endswith(b"\r\n0\r\n\r\n")
         assert listens[0].heard.count(b"data: ") == 1  # nobody waits on it for an answer
@@ -123,7 +115,7 @@ def test_f_36_a_renewal_under_way_is_kept_when_the_server_stops(gateway_server, 
             call = pool.submit(alice.call)
             assert provider.arrived.wait(60)
             os.kill(node.program.pid, signal.SIGTERM)
-            until(lambda: not is_open(node))
+            eventually(lambda: not is_open(node))
             provider.go_on.set()
             said = call.result(60).json()
         assert node.program.wait() == 0
@@ -157,7 +149,7 @@ class Callers:
             session.close()
 
     def reach(self, number: int) -> None:
-        until(lambda: self.said["good"] >= number or any(one.done() for one in self._work))
+        eventually(lambda: self.said["good"] >= number or any(one.done() for one in self._work))
 
     def stop(self) -> Counter[str]:
         """What they heard. Raises what one of them met."""
@@ -179,7 +171,7 @@ def test_f_37_no_call_fails_while_workers_are_replaced(gateway_server, upstream,
     callers.reach(40)
     if why == "SIGHUP":
         os.kill(node.program.pid, signal.SIGHUP)
-    until(lambda: len(workers_of(node)) == 2 and not workers_of(node) & first)
+    eventually(lambda: len(workers_of(node)) == 2 and not workers_of(node) & first)
     callers.reach(callers.said["good"] + 40)
     assert set(callers.stop()) == {"good"}
     os.kill(node.program.pid, signal.SIGTERM)  # those of the second generation end as gently
