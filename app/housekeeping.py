@@ -23,10 +23,10 @@ from typing import Any
 from flask import current_app
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import cleanup, keys, metrics, schedule
+from . import cleanup, keys, metrics, opening, schedule
 from .db import AWAY
 from .draining import draining
-from .errors import AppError
+from .errors import AppError, Busy
 from .oauth import keep_alive, revocation, spool
 from .schedule import Standing, Turn
 
@@ -37,6 +37,10 @@ MARGIN_S = 60.0  # that a lease lasts beyond the longest step
 PAUSE_S = 60.0  # before a chore that failed is tried again; sooner if it is due more often
 BEAT_S, LOOK_S = 1.0, 15.0  # seconds between beats, and between looks at the schedule at most
 STOP_S = 20.0  # that a process which ends waits for a step under way
+
+# What a chore may meet before its first step: the database is away, or not brought up to this
+# release yet, or not opened; no thread or handle to spare (F-43). It is tried again.
+LATER = (SQLAlchemyError, Busy, RuntimeError, OSError)
 
 Step = Iterator[Mapping[str, int]]
 Context = Callable[[], AbstractContextManager[Any]]  # the app's `app_context`
@@ -108,13 +112,17 @@ class Housekeeper:
             self._lease_s = margin_s + current_app.config["OAUTH_REQUEST_TIMEOUT"]
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._own: threading.Thread | None = None  # beside it, for what is this node's own
 
     def run(self, name: str, *, early: bool = False) -> Report | None:
         """Do it now, if it is due or `early`; None: it is not, or another has it. Commits.
 
-        Raises only what the database raises; what the chore raises is its outcome.
+        Raises Busy and what the database raises; what the chore raises is its outcome. Nothing is
+        done before it was seen that our key opens the database, by us if no request came (SEC-081).
         """
         chore = self._chores[name]
+        with self._context():
+            opening.see_to_it()
         if chore.on_each_node:
             report, _ = self._do(name, chore, lambda: True)
             return report
@@ -137,7 +145,7 @@ class Housekeeper:
 
     @property
     def is_alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return all(one is not None and one.is_alive() for one in (self._thread, self._own))
 
     def ask_to_stop(self) -> None:
         """After the step under way. Waits for nothing."""
@@ -154,13 +162,26 @@ class Housekeeper:
 
         What is this node's own has a thread beside it: it is not to wait for a long chore.
         """
-        own = threading.Thread(target=self._keep_beating, name="housekeeping-own", daemon=True)
-        own.start()
+        self._see_to_own()
         look_at = time.monotonic() + random.uniform(0.5, 1.5)  # noqa: S311  # jitter
         while not self._wait(BEAT_S):
+            self._see_to_own()
             if time.monotonic() >= look_at:
                 look_at = time.monotonic() + self._look()
-        own.join(STOP_S)
+        if self._own is not None:
+            self._own.join(STOP_S)
+
+    def _see_to_own(self) -> None:
+        """Start the thread beside this one, if there is none."""
+        if self._own is not None and self._own.is_alive():
+            return
+        own = threading.Thread(target=self._keep_beating, name="housekeeping-own", daemon=True)
+        try:
+            own.start()
+        except RuntimeError as error:  # no thread to spare: at the next beat, then
+            log.warning("the chores of this node wait: %s", error)
+        else:
+            self._own = own
 
     def _keep_beating(self) -> None:
         due: dict[str, float] = {}  # monotonic
@@ -181,6 +202,7 @@ class Housekeeper:
         """Do what is due; seconds until the next look."""
         try:
             with self._context():
+                opening.see_to_it()
                 shared = [name for name, one in self._chores.items() if not one.on_each_node]
                 waiting = {one.name for one in schedule.standings() if not one.is_due}
             for name in (name for name in shared if name not in waiting):
@@ -189,17 +211,17 @@ class Housekeeper:
                 self._run_quietly(name)
             with self._context():
                 waits = [one.wait_s for one in schedule.standings() if one.name in shared]
-        except SQLAlchemyError as error:  # away, or not brought up to this release yet
-            log.warning("chores wait for the database: %s", type(error).__name__)
+        except LATER as error:
+            log.warning("chores wait: %s", type(error).__name__)
             return LOOK_S
         return min([LOOK_S, *waits])
 
     def _run_quietly(self, name: str) -> bool:
-        """Whether it failed. A database that goes away meanwhile costs this run, not the others."""
+        """Whether it failed. What is missing for a while costs this run, not the others."""
         try:
             report = self.run(name)
-        except SQLAlchemyError as error:
-            log.warning("chore %s waits for the database: %s", name, type(error).__name__)
+        except LATER as error:
+            log.warning("chore %s waits: %s", name, type(error).__name__)
             return True
         return report is not None and report.failed
 
@@ -216,18 +238,26 @@ class Housekeeper:
         In a thread of its own, whose error is a value: a mistake in one chore ends no other.
         """
         counts: Counter[str] = Counter()
-        with ThreadPoolExecutor(1, thread_name_prefix=f"chore-{name}") as pool:
-            future = pool.submit(self._steps, chore, hold, counts)
-            error = future.exception()
+        is_done, error = self._in_thread(name, lambda: self._steps(chore, hold, counts))
         if error is None:
             said = " ".join(f"{what}={count}" for what, count in counts.items() if count)
             if said:
                 log.info("chore %s: %s", name, said)
-            return Report(said or "nothing to do", False), future.result()
+            return Report(said or "nothing to do", False), is_done
         code = _code_of(error)
         trace = None if isinstance(error, (AppError, *AWAY)) else error
         log.error("chore %s failed: %s", name, code, exc_info=trace)
         return Report(f"{schedule.FAILED}{code}", True), True
+
+    def _in_thread(self, name: str, work: Callable[[], bool]) -> tuple[bool, BaseException | None]:
+        """What it gave and what it raised, also for want of a thread."""
+        with ThreadPoolExecutor(1, thread_name_prefix=f"chore-{name}") as pool:
+            try:
+                future = pool.submit(work)
+            except RuntimeError as none_left:
+                return False, none_left
+        error = future.exception()
+        return error is None and future.result(), error
 
     def _steps(self, chore: Recurring, hold: Callable[[], bool], counts: Counter[str]) -> bool:
         end = time.monotonic() + self._run_s

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 
+from flask import current_app
+
 from config import ConfigError
 
 from . import keys, schema
@@ -19,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Opening:
-    """Whether this process has opened the database. One request at a time tries to."""
+    """Whether this process has opened the database. One at a time tries to."""
 
     def __init__(self) -> None:
         self.is_done = False
@@ -37,7 +39,7 @@ class Opening:
             log.warning("the database cannot be opened yet: %s", why)
 
     def now(self, *, migrates: bool) -> None:
-        """Before a request, until it is done. Raises Busy, or what the database raises."""
+        """Before a request or chore, until it is done. Raises Busy, or what the database raises."""
         if not self._trying.acquire(blocking=False):
             raise Busy("database_away", retry_after=2)
         try:
@@ -50,6 +52,13 @@ class Opening:
             raise Busy("database_away", retry_after=60) from error
         finally:
             self._trying.release()
+
+
+def see_to_it() -> None:
+    """Before anything uses the database, in a request or a chore. Raises what `now` raises."""
+    opening: Opening = current_app.extensions["opening"]
+    if not opening.is_done:
+        opening.now(migrates=current_app.config["MIGRATE_AT_START"])
 
 
 def _open(*, migrates: bool) -> None:

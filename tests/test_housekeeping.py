@@ -503,6 +503,43 @@ def test_a_keeper_goes_on_by_itself_until_it_is_stopped(app):
     }
 
 
+NO_STACK = 2**46  # bytes that no machine has: the system then refuses a new thread
+
+
+def test_f_43_a_chore_that_gets_no_thread_is_tried_again(app, caplog):
+    chores = {"work": Recurring(60, lambda: iter([{"done": 1}]))}
+    chores["own"] = Recurring(1, lambda: iter([{"done": 1}]), on_each_node=True)
+    one = keeper(app, chores)
+    threading.stack_size(NO_STACK)
+    try:
+        outcomes = [one.run(name).outcome for name in chores]
+    finally:
+        threading.stack_size(0)
+    assert outcomes == ["failed: RuntimeError"] * 2 and "start new thread" in caplog.text
+    assert chore_row(app, "work").lease_ms == 0
+    assert [one.run(name, early=True).outcome for name in chores] == ["done=1"] * 2
+
+
+def test_f_43_a_keeper_that_gets_no_thread_starts_the_nodes_own_chores_later(app):
+    runs, give_up = [], time.monotonic() + 120
+
+    def own() -> Iterator[dict[str, int]]:
+        runs.append(1)
+        yield {}
+
+    def is_needed() -> bool:
+        threading.stack_size(0)  # now there are threads
+        return not runs and time.monotonic() < give_up
+
+    one = keeper(app, {"own": Recurring(1, own, on_each_node=True)}, is_needed=is_needed)
+    threading.stack_size(NO_STACK)
+    try:
+        one.keep_at_it()
+    finally:
+        threading.stack_size(0)
+    assert runs
+
+
 def test_what_is_the_nodes_own_waits_for_no_long_chore(app):
     began, went_on = threading.Event(), threading.Event()
 
@@ -544,7 +581,7 @@ def test_a_keeper_outlives_a_database_that_is_not_ready(app, caplog):
     told, runs = threading.Event(), []
 
     def steps() -> Iterator[dict[str, int]]:
-        runs.append("chores wait for the database" in caplog.text)
+        runs.append("chores wait: " in caplog.text)
         if runs.count(True) > 1:
             told.set()
         yield {"done": 1}

@@ -1,11 +1,14 @@
 """A process that starts while the database is away (SEC-118)."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
 
+from app import housekeeping
 from app.db import db
+from app.errors import Busy
 from app.models import User
 from config import Config
 from tests import postgres
@@ -56,11 +59,34 @@ def test_sec_118_it_opens_the_database_with_the_first_request_after(away, server
         assert db.session.scalar(sa.select(sa.func.count()).select_from(User)) == 1
 
 
+def test_sec_118_a_chore_opens_it_where_no_request_comes(away, server):
+    app, _ = away
+    [name] = chores = {"work": housekeeping.Recurring(60, lambda: iter([{"done": 1}]))}
+    keeper = housekeeping.Housekeeper(app.app_context, chores=chores)
+    server.start()
+    assert keeper.run(name).outcome == "done=1"
+    assert app.extensions["opening"].is_done
+
+
+WHERE = ("own", "shared")  # chores of the node, and of all nodes
+
+
+def _never() -> Iterator[dict[str, int]]:
+    raise AssertionError("with a key that opens nothing")
+
+
 def test_sec_081_a_key_that_turns_out_wrong_later_opens_nothing(away, start, server):
     late, config = away
     server.start()
     start(
         dataclasses.replace(config, AUTH_ENCRYPTION_SECRET="ffeeddccbbaa99887766554433221100" * 2)
     )
+    chores = {
+        name: housekeeping.Recurring(60, _never, on_each_node=name == "own") for name in WHERE
+    }
+    keeper = housekeeping.Housekeeper(late.app_context, chores=chores)
+    for name in chores:
+        with pytest.raises(Busy):
+            keeper.run(name)
     assert at(late, "/login").status_code == 503
     assert at(late, "/health").status_code == 200

@@ -10,6 +10,7 @@ from flask import current_app
 from flask.cli import AppGroup
 
 from .. import housekeeping as work
+from ..errors import Busy
 from ..schedule import Standing
 
 housekeeping = AppGroup("housekeeping", help="Clean-up, keep-alive and other recurring work.")
@@ -34,7 +35,10 @@ def run(names: tuple[str, ...], *, once: bool) -> None:
         return
     failed = False
     for name in chores:
-        report = keeper.run(name, early=True)
+        try:
+            report = keeper.run(name, early=True)
+        except Busy as error:
+            raise click.ClickException(f"{error.message}. The log says why.") from error
         failed = failed or (report is not None and report.failed)
         click.echo(f"{name}\t{'another process is at it' if report is None else report.outcome}")
     if failed:

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from .. import opening
 from ..errors import AppError, Forbidden
-from ..opening import Opening
 
 CSP = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -44,9 +44,8 @@ def register(app: Flask) -> None:
 
 def open_database() -> None:
     """What a start could not do. Whether we are alive does not depend on it. Raises Busy."""
-    opening: Opening = current_app.extensions["opening"]
-    if not opening.is_done and request.path != "/health" and request.endpoint != "static":
-        opening.now(migrates=current_app.config["MIGRATE_AT_START"])
+    if request.path != "/health" and request.endpoint != "static":
+        opening.see_to_it()
 
 
 def refuse_foreign_hosts() -> None:
