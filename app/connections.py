@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, overload
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -27,13 +28,19 @@ class Connected(Held):
     user_id: str | None  # None: the shared account of a gateway
     email: str | None
     state_ms: int  # in this state since; 0: unknown
+    failing_ms: int | None  # since the first failure of those in a row
     last_refresh_ms: int | None
     settings: dict[str, Any]
 
     @property
+    def since_ms(self) -> int:
+        """In this state since; 0: unknown. Each try of one that fails begins its state anew."""
+        return (self.state == "failing" and self.failing_ms) or self.state_ms
+
+    @property
     def since(self) -> datetime | int:
         """As people read the state: a renewal is no news to them."""
-        return self.created_at if self.state in ("active", "refreshing") else self.state_ms
+        return self.created_at if self.state in ("active", "refreshing") else self.since_ms
 
     @property
     def host(self) -> str:
@@ -49,19 +56,43 @@ class Connected(Held):
         return self.state in LIVING and (self.user_id is None or (is_on and self.has_refresh))
 
 
-def of_gateway(gateway: Gateway) -> list[Connected]:
+class Found(Sequence[Connected]):
+    """By gateway, then by email address. Counted and read as it is asked for, page by page."""
+
+    def __init__(self, *which: sa.ColumnElement[bool]) -> None:
+        self._which = which
+
+    def __len__(self) -> int:
+        joined = sa.select(sa.func.count()).select_from(Connection)
+        joined = joined.join(Gateway, Gateway.id == Connection.gateway_id).where(*self._which)
+        with db.engine.connect() as link:
+            return link.execute(joined).scalar_one()
+
+    @overload
+    def __getitem__(self, part: int) -> Connected: ...
+    @overload
+    def __getitem__(self, part: slice) -> list[Connected]: ...
+    def __getitem__(self, part: int | slice) -> Connected | list[Connected]:
+        if isinstance(part, int):
+            return self[part : part + 1][0]
+        return _read(*self._which, part=part)
+
+
+def of_gateway(gateway: Gateway) -> Found:
     """Everyone who ever connected to it, by email address."""
-    return _read(Connection.gateway_id == gateway.id, Connection.user_id.is_not(None))
+    return Found(Connection.gateway_id == gateway.id, Connection.user_id.is_not(None))
 
 
-def listed(caller: Caller, *, everybodys: bool, slug: str | None = None) -> list[Connected]:
-    """The caller's own, or for admins everybody's; by gateway, then by email address."""
+def listed(caller: Caller, *, everybodys: bool, slug: str | None = None) -> Found:
+    """The caller's own, or for admins everybody's; with an API token, where that is good for."""
     which: list[sa.ColumnElement[bool]] = []
     if not (everybodys and caller.is_admin):
         which += [Connection.user_id == caller.user_id, Gateway.is_enabled.is_(True)]
     if slug is not None:
         which.append(Gateway.slug == slug)
-    return [one for one in _read(*which) if _is_within(caller, one)]
+    if caller.gateway_ids is not None:
+        which.append(Gateway.id.in_(caller.gateway_ids))
+    return Found(*which)
 
 
 def find(caller: Caller, connection_id: str) -> Connected:
@@ -85,12 +116,12 @@ def _is_within(caller: Caller, one: Connected) -> bool:
     return caller.gateway_ids is None or one.gateway_id in caller.gateway_ids
 
 
-def _read(*which: sa.ColumnElement[bool]) -> list[Connected]:
+def _read(*which: sa.ColumnElement[bool], part: slice = slice(None)) -> list[Connected]:
     c, g, o = Connection, Gateway, OAuthConfig
     names = [name for name in Held.__dataclass_fields__ if not name.startswith("has_")]
     held = [getattr(c, name) for name in (*names, "gateway_id", "user_id", "state_ms")]
     query = (
-        sa.select(*held, c.last_refresh_ms, User.email, o.settings)
+        sa.select(*held, c.failing_ms, c.last_refresh_ms, User.email, o.settings)
         .add_columns(g.slug, g.name.label("gateway_name"), g.is_enabled)
         .add_columns(c.access_token_sealed.is_not(None).label("has_access"))
         .add_columns(c.refresh_token_sealed.is_not(None).label("has_refresh"))
@@ -99,6 +130,7 @@ def _read(*which: sa.ColumnElement[bool]) -> list[Connected]:
         .outerjoin(User, User.id == c.user_id)
         .where(*which)
         .order_by(g.slug, User.email, c.id)
+        .slice(part.start or 0, part.stop)
     )
     with db.engine.connect() as link:
         return [Connected(**row._mapping) for row in link.execute(query)]

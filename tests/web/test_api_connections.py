@@ -1,8 +1,10 @@
 """/api/v1/connections, as a program meets it: one's own, and everybody's for admins."""
 
 import pytest
+import sqlalchemy as sa
 
-from app.models import AuditEvent, Connection
+from app.db import db
+from app.models import AuditEvent, Connection, User
 from tests.conftest import rows
 from tests.oauth import acme
 from tests.oauth.acme import TOKEN
@@ -35,6 +37,17 @@ def two(app, alice, bob, provider) -> dict[str, str]:
     return found
 
 
+def plant_many(app) -> None:
+    """118 more people of Acme, after Alice and Bob; with them a page of 100 and one of 20."""
+    with app.app_context(), db.engine.begin() as link:
+        table = Connection.__table__
+        one = dict(link.execute(sa.select(table).limit(1)).mappings().one())
+        users = [{"id": f"u{n:03}", "email": f"p{n:03}@example.com"} for n in range(118)]
+        link.execute(sa.insert(User), users)
+        mine = [{"owner_key": f"user:{u['id']}", "user_id": u["id"], "id": u["id"]} for u in users]
+        link.execute(sa.insert(table), [one | more for more in mine])
+
+
 def people_in(reply) -> list[str]:
     assert reply.status_code == 200, reply.json
     return [one["person"] for one in reply.json["connections"]]
@@ -59,6 +72,43 @@ def test_a_wrong_question_is_named(app, alice, query):
     reply = Program(app, "alice@example.com").ask("GET", query)
     assert reply.status_code == 422
     assert reply.json["error"]["fields"][0]["field"] == query[1:].partition("=")[0]
+
+
+def test_pages_are_read_one_by_one(app, admin, two):
+    plant_many(app)
+    boss, asked = Program(app, "admin@example.com"), []
+    with app.app_context():
+        engine = db.engine
+    sa.event.listen(engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    first, second, third = (boss.ask("GET", f"?gateway=acme&page={n}") for n in (1, 2, 3))
+    everybody = [
+        "alice@example.com",
+        "bob@example.com",
+        *(f"p{n:03}@example.com" for n in range(118)),
+    ]
+    assert people_in(first) + people_in(second) == everybody and people_in(third) == []
+    for reply in (first, second, third):
+        assert (len(people_in(first)), reply.json["pages"], reply.json["total"]) == (100, 2, 120)
+    last = admin.get("/admin/gateways/acme/people?page=9").text
+    assert "Page 5 of 5" in last and "p117@" in last and "p097@" not in last
+    reads = [one for one in asked if "ORDER BY gateway.slug, user_account.email" in one]
+    assert len(reads) == 4 and all("LIMIT" in one for one in reads)
+
+
+def test_what_fails_has_failed_since_the_first_time(app, admin, two, provider):
+    """And not since the last try."""
+    alice, mine = Program(app, "alice@example.com"), two["alice@example.com"]
+    then = 1_700_000_000_000
+    with app.app_context(), db.engine.begin() as link:
+        its = sa.update(Connection).where(Connection.id == mine)
+        link.execute(its.values(state="failing", fail_count=9, failing_ms=then))
+    provider.post(TOKEN, status_code=503)
+    assert alice.ask("POST", f"/{mine}/refresh").status_code >= 500
+    [row] = [row for row in rows(app, Connection) if row.id == mine]
+    assert row.state == "failing" and row.state_ms > then
+    assert alice.ask("GET", f"/{mine}").json["since"] == "2023-11-14T22:13:20Z"
+    for page in ("people", f"people/{mine}"):
+        assert "2023-11-14" in admin.get(f"/admin/gateways/acme/{page}").text
 
 
 def test_one_is_read_with_its_timeline_and_without_a_token(app, two):

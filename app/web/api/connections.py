@@ -34,8 +34,9 @@ def index() -> ResponseReturnValue:
     found = connections.listed(caller, everybodys=everybodys, slug=slug)
     number = _page_number(request.args.get("page", "1"))
     shown = [_record(one) for one in found[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]]
-    pages = max(1, -(-len(found) // PAGE_SIZE))
-    return jsonify(connections=shown, page=number, pages=pages, total=len(found))
+    total = len(found)
+    pages = max(1, -(-total // PAGE_SIZE))
+    return jsonify(connections=shown, page=number, pages=pages, total=total)
 
 
 @bp.get("/<connection_id>")
@@ -77,7 +78,7 @@ def _record(one: Connected) -> dict[str, Any]:
         "person": one.email,  # None: the shared account
         "state": one.state,
         "reason": one.reason,
-        "since": _time(one.state_ms),
+        "since": _time(one.since_ms),
         "account": one.account_label,
         "scopes_requested": one.scopes_requested,
         "scopes_granted": one.scopes_granted,
