@@ -286,6 +286,8 @@ def test_f_23_a_locked_database_refuses_writers_in_time_and_nobody_else(
     alice.call()  # what a first call notes is noted
     with contextlib.closing(sqlite3.connect(tmp_path / "gateway.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
+        # Once a second an answer is followed by counting, which waits on its connection.
+        admin.session.headers["Connection"] = "close"
         with ThreadPoolExecutor() as pool:
             form = {"email": "nobody@example.com", "password": "wrong"}
             stranger = Person(node.url)
