@@ -253,6 +253,7 @@ def delete(user_id: str, *, by: Actor) -> None:
     """
     user = find(user_id)
     subject = _subject(user)
+    _lock_admins()  # before the person: two who delete each other would wait in a circle
     db.session.execute(sa.select(User.id).where(User.id == user_id).with_for_update())
     keeping.let_go_of(user_id)
     _change(user, sa.delete(User), needs_another=True)
@@ -263,9 +264,8 @@ def delete(user_id: str, *, by: Actor) -> None:
 
 def _change(user: User, change: sa.Update | sa.Delete, *, needs_another: bool) -> None:
     """Raises Conflict if nobody who can administer would be left, in a race of two as well."""
-    if needs_another and db.engine.dialect.name == "postgresql":  # SQLite has one writer anyway
-        admins = sa.select(User.id).where(User.role == "admin").order_by(User.id)
-        db.session.execute(admins.with_for_update())
+    if needs_another:
+        _lock_admins()
     other = sa.orm.aliased(User)
     another = sa.exists().where(other.role == "admin", ~other.is_disabled, other.id != user.id)
     harmless = sa.or_(User.role != "admin", User.is_disabled, another)
@@ -275,6 +275,13 @@ def _change(user: User, change: sa.Update | sa.Delete, *, needs_another: bool) -
     if changed is None:
         raise Conflict("last_admin")
     db.session.expire_all()
+
+
+def _lock_admins() -> None:
+    """One removal of an admin after the other (PostgreSQL; SQLite has one writer anyway)."""
+    if db.engine.dialect.name == "postgresql":
+        admins = sa.select(User.id).where(User.role == "admin").order_by(User.id)
+        db.session.execute(admins.with_for_update())
 
 
 def _new_hash(password: str | None, email: str) -> str | None:

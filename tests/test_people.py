@@ -16,6 +16,7 @@ from app.db import db
 from app.errors import Busy, Conflict, Invalid
 from app.models import BrowserSession, Throttle, User
 from tests.conftest import PASSWORD, rows
+from tests.waiting import Deadlocks
 
 GOOD = [
     *("correct horse battery", "four quiet zebras knit", "Tr0ub4dor&3xyzzy", "8$3!92#1@7^5&0"),
@@ -202,6 +203,41 @@ def test_two_admins_who_remove_each_other_leave_one(app):
         thread.join()
     assert sorted(ends) == ["done", "refused"]
     assert sorted(user.role for user in rows(app, User)) == ["admin", "user"]
+
+
+@pytest.mark.parametrize("second", ["delete", "disable"])
+def test_f_26_two_admins_who_delete_each_other_do_not_wait_in_a_circle(app, second):
+    """Both have their first lock, or one waits for the other's, before either goes on."""
+    with app.app_context():
+        ids = made("admin", "admin")
+    met, passed, ends = Deadlocks(app), set(), []
+
+    def after_first_lock(_link, _cursor, statement, *_):
+        me = threading.get_ident()
+        if "user_account" in statement and "FOR UPDATE" in statement and me not in passed:
+            passed.add(me)
+            met.wait_until(lambda: len(passed) == 2 or met.somebody_waits())
+
+    def remove(how, one):
+        with app.app_context():
+            try:
+                how(one, by=SYSTEM)
+                db.session.commit()
+                ends.append("done")
+            except Conflict:
+                db.session.rollback()
+                ends.append("refused")
+
+    with app.app_context():
+        sa.event.listen(db.engine, "after_cursor_execute", after_first_lock)
+    last_first = sorted(ids, reverse=True)  # the admins are locked in the order of their ids
+    pairs = zip([people.delete, getattr(people, second)], last_first, strict=True)
+    threads = [threading.Thread(target=remove, args=pair) for pair in pairs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert (sorted(ends), met.found) == (["done", "refused"], [])
 
 
 def test_a_sign_in_under_way_does_not_survive_a_new_password(app_ctx):

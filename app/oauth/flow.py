@@ -21,7 +21,7 @@ from .. import audit, metrics
 from ..access import Caller, Usable, UsableConfig
 from ..audit import Actor, Subject
 from ..db import AWAY, db, db_now_ms
-from ..errors import AppError, Busy, Conflict, ConsentFailed, NotFound
+from ..errors import AppError, Busy, Conflict, ConsentFailed, NotFound, NotRecorded
 from ..models import Flow, OAuthConfig, User
 from ..secretbox import Where, box, cell
 from ..specs import OAuthConfigSpec
@@ -124,13 +124,18 @@ def onward(caller: Caller, slug: str, flow_id: str, *, cookies: Mapping[str, str
 
 
 def finish(
-    caller: Caller | None, callback: Callback, *, cookies: Mapping[str, str], by: Actor
+    caller: Caller | None,
+    callback: Callback,
+    *,
+    cookies: Mapping[str, str],
+    by: Actor,
+    patience: float = KEEP_S,
 ) -> Finished:
     """Redeem a callback: the first rung that breaks wins, and nothing below it runs.
 
     Raises ConsentFailed. Where its facts name a `flow`, `failure` tells the same again. Commits:
     the flow is taken before the provider is asked, so a state works once, whatever follows; tokens
-    are kept at once, as nobody gives them twice.
+    are kept at once, as nobody gives them twice; for `patience` seconds it is tried again.
     """
     seen = ladder.by_state(callback.state)
     try:
@@ -143,7 +148,7 @@ def finish(
         raise
     try:
         got = _exchange(seen, callback)
-        finished = _settled(person, seen, *got, t0_ms=t0_ms, by=by)
+        finished = _settled(person, seen, *got, t0_ms=t0_ms, by=by, patience=patience)
     except AppError as error:
         raise _failed(seen, error, by=by) from error
     metrics.flow(seen.slug, "done")
@@ -257,12 +262,17 @@ def _settled(  # noqa: PLR0913  # what came, for whom, and as whom it was asked 
     *,
     t0_ms: int,
     by: Actor,
+    patience: float,
 ) -> Finished:
-    """Again while the database is away: nobody gives these tokens twice."""
-    give_up = time.monotonic() + KEEP_S
+    """Again while the database is away, or records nothing: nobody gives these tokens twice."""
+    give_up = time.monotonic() + patience
     while True:
         try:
             return _settle(caller, seen, token_set, t0_ms=t0_ms, by=by)
+        except NotRecorded as error:
+            db.session.rollback()
+            if time.monotonic() > give_up:  # to revoke it would have to be recorded, too
+                raise ConsentFailed("consent_not_kept", host=_host(seen)) from error
         except AppError:  # an edit came between, or there is no room any more
             _drop(seen, token_set, us)
             raise
@@ -278,9 +288,10 @@ def _settle(
 ) -> Finished:
     """Keep the tokens, or hand them on; the flow is done. Commits. Raises what keep() does."""
     spec = _spec(seen)
+    # An edit of the gateway is seen below, or waits for us (SEC-034).
+    keeping.queue_at(seen.gateway_id, seen.user_id)
     done = sa.update(Flow).where(Flow.id == seen.id).values(status="done")
     db.session.execute(done)  # a write first: SQLite then waits for its write lock
-    keeping.queue_at(seen.gateway_id)  # an edit of it is seen below, or waits for us (SEC-034)
     config = db.session.get(OAuthConfig, seen.oauth_config_id)
     flow = db.session.get(Flow, seen.id)
     if config is None or flow is None or config.config_version != seen.config_version:
@@ -317,11 +328,23 @@ def _failed(seen: ladder.Row, error: AppError, *, by: Actor) -> ConsentFailed:
     metrics.flow(seen.slug, error.code)
     facts = {"redirect": seen.redirect_uri} | error.facts | {"gateway": seen.slug}
     told = {"error_code": error.code, "error_text": error.said, "error_facts": facts}
-    db.session.execute(sa.update(Flow).where(Flow.id == seen.id).values(status="failed", **told))
+    change = sa.update(Flow).where(Flow.id == seen.id).values(status="failed", **told)
+    db.session.execute(change)
     outcome = "denied" if error.code == "access_denied" else "failed"
     _record(by, "consent.refused", seen.id, seen.name, outcome=outcome, code=error.code)
-    db.session.commit()
+    try:
+        db.session.commit()
+    except NotRecorded:  # which is in the log; the person is told all the same
+        db.session.rollback()
+        db.session.execute(change)
+        db.session.commit()
     return ladder.known(seen, ConsentFailed(error.code, said=error.said, **facts))
+
+
+def _host(seen: ladder.Row) -> str:
+    """Of the provider, as the stop-over page named it."""
+    url: str = seen.authorization_url
+    return urlsplit(url).netloc
 
 
 def _spec(seen: ladder.Row) -> OAuthConfigSpec:

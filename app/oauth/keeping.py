@@ -14,7 +14,7 @@ from ..access import Caller, Usable
 from ..audit import Actor, Subject, record
 from ..db import db, db_now_ms
 from ..errors import Conflict, TokenRefused
-from ..models import Connection, Flow, Gateway, OAuthConfig
+from ..models import Connection, Flow, Gateway, OAuthConfig, User
 from ..specs import OAuthConfigSpec
 from ..states import LIVING, OVER, may_follow
 from . import lease, refresh, revocation
@@ -47,7 +47,7 @@ def keep(  # noqa: PLR0913  # all that a consent consists of
     """
     spec = OAuthConfigSpec.model_validate(config.settings)
     renews = spec.token_management.auto_refresh and token_set.refresh_token is not None
-    queue_at(gateway_id)
+    queue_at(gateway_id, caller.user_id)
     row = _lock_row(caller, config)
     if row is None or row.access_token_sealed is None:
         _make_room(gateway_id)
@@ -205,10 +205,18 @@ def locked(*which: Clause) -> list[Connection]:
     return list(db.session.scalars(query.execution_options(populate_existing=True)))
 
 
-def queue_at(gateway_id: str) -> None:
-    """One consent or edit after the other at a gateway (PostgreSQL; SQLite has one writer)."""
-    row = sa.select(Gateway.id).where(Gateway.id == gateway_id)
-    db.session.execute(row.with_for_update(key_share=True))
+def queue_at(gateway_id: str, user_id: str) -> None:
+    """One consent or edit after the other at a gateway (PostgreSQL; SQLite has one writer).
+
+    Before anything else of a consent is written: who deletes a gateway or a person locks that row
+    first, and what hangs on it last.
+    """
+    if db.engine.dialect.name != "postgresql":
+        return
+    gateway = sa.select(Gateway.id).where(Gateway.id == gateway_id)
+    db.session.execute(gateway.with_for_update(key_share=True))
+    person = sa.select(User.id).where(User.id == user_id)
+    db.session.execute(person.with_for_update(read=True, key_share=True))
 
 
 def _lock_row(caller: Caller, config: OAuthConfig) -> Connection | None:

@@ -10,17 +10,24 @@ from urllib.parse import parse_qs, parse_qsl
 import pytest
 import requests
 import sqlalchemy as sa
+from sqlalchemy.exc import InternalError, ProgrammingError
 
-from app import gateways, specs
+from app import gateways, people, specs
+from app.access import Caller
 from app.audit import SYSTEM
 from app.db import db
-from app.models import AuditEvent, Connection, Flow, OAuthConfig
+from app.errors import ConsentFailed
+from app.models import AuditEvent, Connection, Flow, Gateway, OAuthConfig, Revocation, User
+from app.oauth import flow, ladder
+from app.oauth.callback import Callback
 from app.oauth.client import s256
 from app.specs import GatewaySpec
 from app.sqlite import PATIENCE_S
 from tests.conftest import Browser, rows
 from tests.oauth import acme
 from tests.oauth.acme import GOOD, TOKEN, leave
+from tests.oauth.test_refresh import Fails
+from tests.waiting import Deadlocks
 
 CLEAN = "/connections/acme"
 
@@ -47,9 +54,9 @@ def set_flow(app, **values) -> None:
 def failed_with(app, trip, reply) -> str:
     """It led to the clean address; the code that the page there tells."""
     assert (reply.status_code, reply.location) == (303, f"{CLEAN}?failed={trip.flow_id}")
-    flow = flow_of(app, trip)
-    assert flow.status == "failed"
-    return flow.error_code
+    found = flow_of(app, trip)
+    assert found.status == "failed"
+    return found.error_code
 
 
 def sent(provider) -> dict[str, str]:
@@ -649,3 +656,87 @@ def test_f_23_tokens_wait_for_a_database_that_is_locked(app, alice, provider, da
     releases[0].join()
     engine.dispose()
     assert (page.status_code, page.location) == (303, CLEAN)
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [("UPDATE flow SET", InternalError), ("INSERT INTO audit_event", ProgrammingError)],
+    ids=["read-only", "not recorded"],
+)
+def test_f_24_f_44_tokens_wait_for_a_database_that_takes_or_records_nothing(
+    app, alice, provider, statement, error
+):
+    """As PostgreSQL says while it is read-only; and as it is while no event can be written."""
+    trip, fails = leave(alice), []
+
+    def answer(_request, _context):
+        fails.append(Fails(statement, "before", times=2, error=error))
+        return GOOD | {"refresh_token": "rt-1"}
+
+    provider.post(TOKEN, json=answer)
+    page = trip.back()
+    assert (page.status_code, page.location) == (303, CLEAN)
+    assert fails[0].left == 0
+    assert [row.state for row in rows(app, Connection)] == ["active"]
+    assert rows(app, Revocation) == []
+
+
+def test_f_44_who_cannot_be_recorded_to_the_end_is_told_what_became_of_the_grant(
+    app, alice, provider
+):
+    trip = leave(alice)
+
+    def answer(_request, _context):
+        Fails("INSERT INTO audit_event", "before", times=10**6, error=ProgrammingError)
+        return GOOD
+
+    provider.post(TOKEN, json=answer)
+    with app.app_context():
+        seen = ladder.by_id(trip.flow_id)
+        name = ladder.cookie_name(trip.flow_id)
+        cookies = {name: alice.client.get_cookie(name, domain="gw.test").value}
+        caller = Caller(seen.user_id, "alice@example.com", is_admin=False)
+        sent = Callback("/oauth/callback", trip.asked["state"], "code", None, None)
+        with pytest.raises(ConsentFailed) as caught:
+            flow.finish(caller, sent, cookies=cookies, by=SYSTEM, patience=0.0)
+    assert caught.value.code == "consent_not_kept"
+    page = alice.get(f"{CLEAN}?failed={trip.flow_id}").text
+    assert "Your sign-in could not be kept" in page
+    assert "If you do not, remove this app at as.test." in html.unescape(page)
+    assert rows(app, Connection) == rows(app, Revocation) == []
+
+
+# -- against a deletion ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["gateway", "person"])
+def test_f_26_a_sign_in_that_comes_back_waits_for_no_deletion_that_waits_for_it(
+    app, alice, provider, what
+):
+    """The deletion begins while the flow is locked, and gets as far as it can."""
+    trip, threads, met = leave(alice), [], Deadlocks(app)
+    user_id = flow_of(app, trip).user_id
+
+    def delete():
+        with app.app_context():
+            if what == "gateway":
+                gateways.delete(gateways.find("acme"), by=SYSTEM)
+            else:
+                people.delete(user_id, by=SYSTEM)
+            db.session.commit()
+
+    def begin_to_delete(_link, _cursor, statement, parameters, *_):
+        if statement.startswith("UPDATE flow SET") and "done" in repr(parameters) and not threads:
+            threads.append(threading.Thread(target=delete))
+            threads[0].start()
+            met.wait_until(met.somebody_waits)
+
+    with app.app_context():
+        sa.event.listen(db.engine, "after_cursor_execute", begin_to_delete)
+    provider.post(TOKEN, json=GOOD)
+    reply = trip.back()
+    threads[0].join(timeout=60)
+    assert not threads[0].is_alive() and met.found == []
+    assert (reply.status_code, reply.location) == (303, CLEAN)
+    assert rows(app, Connection) == rows(app, Flow) == []
+    assert rows(app, Gateway if what == "gateway" else User) == []
