@@ -14,8 +14,6 @@ from .models import ApiToken, CatalogEntry, ClientRegistration, Connection, Gate
 from .oauth import keeping, revocation
 from .states import LIVING
 
-_ENDED = ("pending", "revoked")  # states without tokens, which an edit leaves alone
-
 
 def living(gateway: Gateway) -> int:
     """How many people are connected."""
@@ -57,7 +55,7 @@ def _detach(gateway: Gateway, of_config: sa.ColumnElement[bool], *, by: Actor) -
     shared = Connection.owner_key == "shared"  # fetched anew
     _revoke_all(of_config, shared, why="gateway_changed")
     db.session.execute(sa.delete(Connection).where(of_config, shared))
-    for row in keeping.locked(of_config, Connection.state.not_in(_ENDED)):
+    for row in keeping.locked(of_config, Connection.state != "revoked"):
         keeping.part(row, state="orphaned", reason="gateway_changed", why="gateway_changed")
         about = Subject("connection", row.id, gateway.name)
         record(by, "connection.orphaned", about, code="gateway_changed")
@@ -89,6 +87,7 @@ class Goes:
     """What a deletion takes along, in numbers."""
 
     connections: int
+    revocable: int  # of them; the provider is asked to end these
     tools: int
     api_tokens: int  # that were good for this gateway alone
 
@@ -98,8 +97,10 @@ def goes(gateway: Gateway) -> Goes:
     names = sa.select(CatalogEntry.name).where(
         CatalogEntry.gateway_id == gateway.id, CatalogEntry.kind == "tool"
     )
+    of_it = (Connection.gateway_id == gateway.id, Connection.state != "revoked")
     return Goes(
-        connections=_count(Connection, Connection.gateway_id == gateway.id),
+        connections=_count(Connection, *of_it),
+        revocable=_count(Connection, *of_it, Connection.revocation_url.is_not(None)),
         tools=_count(names.distinct().subquery()),
         api_tokens=sum(ids == [gateway.id] for ids in db.session.scalars(tokens)),
     )

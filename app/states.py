@@ -27,12 +27,12 @@ class State:
         return self.reasons.get(reason or "", self.line)
 
 
-_ANY = ("", "pending", *LIVING, *OVER)
+_ANY = ("", *LIVING, *OVER)
 STATES: Mapping[str, State] = {
-    "pending": State(
+    "pending": State(  # of a person without a connection; no row is in it
         *("draft", "Sign-in not finished", "You began to connect and did not come back yet."),
         reasons={},
-        follows=("",),
+        follows=(),
     ),
     "active": State(  # new tokens, from anywhere: a consent; `access_lost` is over
         *("ok", "Connected", ""),
@@ -84,6 +84,8 @@ def may_follow(before: str, after: str) -> bool:
     return before in STATES[after].follows
 
 
-def badge(state: str) -> tuple[str, str]:
+def badge(state: str, reason: str | None = None) -> tuple[str, str]:
     """Kind and word, for lists."""
+    if reason == "access_lost":
+        return "off", "Put away"  # an account was disabled: nobody has to connect again
     return STATES[state].kind, STATES[state].word

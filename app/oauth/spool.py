@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import secrets
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 c = Connection
 _NAME = re.compile(r"[0-9a-f]{32}\.[0-9]{1,18}")
 _MOST = 1000  # in memory
+_LONGEST = 1_000_000  # bytes of a file; two tokens of the longest kind, sealed twice, are 100 KB
 _NO_FILE = (FileNotFoundError, NotADirectoryError)
 
 
@@ -46,6 +48,7 @@ class _Held:
 
     texts: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
     unreadable: set[str] = dataclasses.field(default_factory=set)
+    settled: set[str] = dataclasses.field(default_factory=set)  # files that cannot be removed
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
 
@@ -119,12 +122,21 @@ def settle(it: Kept, stored: Seen | None) -> bool:
         else:  # newer ones are in, or these, if only the acknowledgement was lost
             are_in = found.fingerprint == it.columns.get("fingerprint")
         log.warning("connection %s moved on while it was renewed", it.connection_id)
-    name = _name(it.connection_id, it.token_gen)
+    _remove(_name(it.connection_id, it.token_gen))
+    return are_in
+
+
+def _remove(name: str) -> None:
+    """A file that cannot be removed is no harm: nobody asks for these tokens any more."""
     with _held().lock:
         _held().texts.pop(name, None)
-    with contextlib.suppress(*_NO_FILE):
+    try:
         (folder() / name).unlink()
-    return are_in
+    except _NO_FILE:
+        return
+    except OSError as error:
+        _complain(name, "is not needed any more, and cannot be removed", error)
+        _held().settled.add(name)
 
 
 def folder() -> Path:
@@ -153,14 +165,14 @@ def _names() -> list[str]:
     found = list(_held().texts)
     with contextlib.suppress(*_NO_FILE):
         found += [path.name for path in folder().iterdir() if _NAME.fullmatch(path.name)]
-    return sorted(set(found))
+    return sorted(set(found) - _held().settled)
 
 
 def _read(name: str) -> Kept | None:
     """None: nothing of this name, or it does not open, which is said once."""
     text = _held().texts.get(name)
     try:
-        text = (folder() / name).read_text(encoding="ascii") if text is None else text
+        text = _file(folder() / name) if text is None else text
         return Kept(**json.loads(box().open(text, where=_where(name))))
     except _NO_FILE:
         return None
@@ -169,6 +181,21 @@ def _read(name: str) -> Kept | None:
     except (OSError, ValueError, Unsealable) as error:
         _complain(name, "does not open: wrong key, or altered", error)
     return None
+
+
+def _file(path: Path) -> str:
+    """What a file of ours holds: no link is followed, and no pipe waited for.
+
+    Raises OSError, ValueError.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        about = os.fstat(number)
+        if not stat.S_ISREG(about.st_mode) or about.st_size > _LONGEST:
+            raise ValueError
+        return os.read(number, _LONGEST).decode("ascii")
+    finally:
+        os.close(number)
 
 
 def _complain(name: str, what: str, error: Exception) -> None:

@@ -116,6 +116,8 @@ RENDERERS = (
 
 
 def respond(error: AppError) -> AnyResponse:
+    if isinstance(error, ConnectionNeeded) and not error.facts.get("link"):
+        error.facts["link"] = f"{current_app.config['PUBLIC_URL']}/connections/{error.gateway}"
     g.refused = error  # denials.py writes down who was kept out
     log.info(
         "%s: %s", error.code, error.__cause__ and type(error.__cause__).__name__, extra=_extra()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -303,6 +304,37 @@ def test_sec_079_a_file_that_does_not_open_stays_and_is_said_once(caplog, text):
     caplog.set_level(logging.ERROR)
     assert [spool.apply(), spool.apply()] == [0, 0]
     assert (len(caplog.records), file.exists()) == (1, True)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "link", "huge"])
+def test_sec_079_what_is_no_file_of_ours_hangs_and_breaks_nothing(kind, tmp_path):
+    grant(DEAD)
+    spool.folder().mkdir(mode=0o700)
+    planted = spool.folder() / f"{stored().id}.{stored().token_gen}"
+    if kind == "pipe":
+        os.mkfifo(planted)
+    elif kind == "directory":
+        planted.mkdir()
+    elif kind == "link":
+        planted.symlink_to(tmp_path / "elsewhere")
+    else:
+        planted.write_bytes(b"x" * 2_000_000)
+    assert spool.apply() == 0
+    assert renew(Ask(NEW)) == "at-2"
+    assert token_of(stored()) == "at-2"
+
+
+def test_f_22_a_file_that_cannot_be_removed_stops_no_call():
+    """The folder has become read-only: the tokens are in, and that is what counts."""
+    fails = spooled()
+    fails.left = 0
+    [file] = files()
+    text = file.read_text()
+    file.unlink()
+    file.mkdir()  # root may write anywhere, but unlinks no directory
+    spool._held().texts[file.name] = text
+    assert spool.apply() == 1
+    assert (token_of(stored()), spool.apply()) == ("at-2", 0)
 
 
 def test_sec_078_a_file_under_the_name_of_another_connection_does_not_open():

@@ -8,7 +8,7 @@ from flask.typing import ResponseReturnValue
 from ... import connections, gateways, overview
 from ...db import db
 from ...oauth import keeping, timeline
-from ...states import STATES
+from ...states import badge
 from ..auth import actor, admin_only, person
 from ..pages import Page
 from ..partings import ask_to_revoke
@@ -25,7 +25,7 @@ def index(slug: str) -> ResponseReturnValue:
         gateway=gateway,
         row=overview.row(person(), gateway),
         page=Page(connections.of_gateway(gateway), request.args.get("page")),
-        states=STATES,
+        shown=badge,
         invite=f"{current_app.config['PUBLIC_URL']}/connections/{slug}",
     )
 
@@ -39,7 +39,7 @@ def show(slug: str, connection_id: str) -> ResponseReturnValue:
         "admin/gateways/person.html",
         gateway=gateway,
         one=one,
-        state=STATES[one.state],
+        shown=badge,
         moments=timeline.of(one.id, host=one.host),
     )
 
