@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from . import trust
 from .db import db, db_now_ms, recent
 from .errors import NotFound
-from .models import Connection, Gateway, OAuthConfig
+from .models import Connection, Flow, Gateway, OAuthConfig
 from .specs import OAuthConfigSpec
 from .trust import Trust
 
@@ -152,6 +152,7 @@ class Standing:
     auth_type: str
     spec: OAuthConfigSpec | None  # of the default OAuth config; None without OAuth
     held: Held | None  # theirs, or the shared one
+    is_signing_in: bool  # they began, and did not come back yet
 
 
 def standings(caller: Caller) -> list[Standing]:
@@ -183,7 +184,9 @@ def _standing(caller: Caller) -> sa.Select[Any]:
         c.access_token_sealed.is_not(None).label("held_has_access"),
         c.refresh_token_sealed.is_not(None).label("held_has_refresh"),
     ]
-    query = sa.select(*columns).outerjoin_from(g, o, default)
+    begun = sa.exists().where(Flow.user_id == caller.user_id, Flow.oauth_config_id == o.id)
+    begun = begun.where(Flow.status == "open", Flow.expires_ms > db_now_ms())
+    query = sa.select(*columns, begun.label("is_signing_in")).outerjoin_from(g, o, default)
     query = query.outerjoin(c, sa.and_(c.oauth_config_id == o.id, c.owner_key == owner))
     return query.where(g.is_enabled).order_by(sa.func.lower(g.name), g.slug)
 
@@ -197,6 +200,7 @@ def _stands(row: sa.Row[Any]) -> Standing:
         auth_type=row.auth_type,
         spec=None if row.settings is None else OAuthConfigSpec.model_validate(row.settings),
         held=None if row.held_id is None else Held(**facts),
+        is_signing_in=row.is_signing_in,
     )
 
 

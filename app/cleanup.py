@@ -54,7 +54,6 @@ def connections() -> Iterator[Counts]:
     now = db_now_ms()
     over = c.state.in_(("needs_reauth", "orphaned", "revoked"))
     yield from _updated("dated", c, (over, c.state_ms == 0), {"state_ms": now})
-    yield from _deleted("pending", c, c.state == "pending", ~_is_under_way())
     yield from _changed("expired", _end, *_expired(now), c.owner_key != "shared")
     stale = (c.expires_ms <= now - DAY_MS, c.owner_key == "shared")
     yield from _changed("expired_shared", _empty, *_expired(now), *stale)
@@ -79,13 +78,6 @@ def sessions_and_tokens() -> Iterator[Counts]:
 
 
 # -- connections -----------------------------------------------------------------------------------
-
-
-def _is_under_way() -> sa.ColumnElement[bool]:
-    """Somebody is at the provider, or just back from there."""
-    mine = (Flow.oauth_config_id == c.oauth_config_id, Flow.user_id == c.user_id)
-    open_ = (Flow.status.in_(("open", "used")), Flow.expires_ms > db_now_ms() - DAY_MS // 24)
-    return sa.exists().where(*mine, *open_)
 
 
 def _expired(now: sa.ColumnElement[int]) -> tuple[sa.ColumnElement[bool], ...]:

@@ -133,22 +133,6 @@ def test_parked_calls_are_emptied_at_their_end_and_go_a_day_later(app, acme, now
     assert kept == {"over": (None, None), "waiting": ("sealed", "sealed")}
 
 
-@pytest.mark.parametrize(
-    ("flow", "stays"),
-    [(None, False), ({"status": "failed"}, False), ({}, True), ({"status": "used"}, True)],
-    ids=["no flow", "failed", "at the provider", "just back"],
-)
-def test_a_connection_that_nobody_is_about_to_finish_goes(
-    app, acme, client_id, now, run, flow, stays
-):
-    with app.app_context():
-        grant(state="pending", access_token=None, refresh_token=None, user_id=ALICE.user_id)
-    if flow is not None:
-        add(app, a_flow(acme, "f", expires_ms=now + 1000, registration_id=client_id, **flow))
-    run("connections")
-    assert bool(rows(app, Connection)) is stays
-
-
 TOKENS = ("access_token_sealed", "refresh_token_sealed", "fingerprint", "expires_ms")
 
 

@@ -5,13 +5,12 @@ import pytest
 from app.states import LIVING, OVER, STATES, badge, may_follow
 
 ROWS = [  # an event, the states it leads from, the one it leads to
-    ("begin, first connect", [""], "pending"),
-    ("tokens stored", ["", "pending", *LIVING, *OVER], "active"),
+    ("tokens stored", ["", *LIVING, *OVER], "active"),
     ("lease taken", LIVING, "refreshing"),
     ("the provider gave nothing", ["refreshing", "failing"], "failing"),
     ("ended, expired, unreadable", LIVING, "needs_reauth"),
     ("an edit, a lost permission", [*LIVING, "needs_reauth", "orphaned"], "orphaned"),
-    ("disconnected", ["pending", *LIVING, "needs_reauth", "orphaned"], "revoked"),
+    ("disconnected", [*LIVING, "needs_reauth", "orphaned"], "revoked"),
 ]
 
 

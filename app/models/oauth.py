@@ -93,7 +93,7 @@ class Connection(Base):
     gateway_id: Mapped[str] = mapped_column(ForeignKey("gateway.id", ondelete="CASCADE"))
     user_id: Mapped[str | None] = mapped_column(ForeignKey("user_account.id", ondelete="CASCADE"))
     owner_key: Mapped[str] = mapped_column(String(40))  # "user:<id>" or "shared": NULLs don't clash
-    state: Mapped[str] = mapped_column(String(16), default="pending")
+    state: Mapped[str] = mapped_column(String(16), default="active")
     reason: Mapped[str | None] = mapped_column(String(40))
     state_ms: Mapped[int] = mapped_column(
         BigInteger, default=0, server_default="0"

@@ -70,7 +70,7 @@ def test_people_who_came_together_do_not_renew_together():
     assert fresh == [need.is_fresh(seen(285, id=one)) for one in ids]
 
 
-@pytest.mark.parametrize("state", ["pending", "needs_reauth", "revoked", "orphaned"])
+@pytest.mark.parametrize("state", ["needs_reauth", "revoked", "orphaned"])
 def test_a_connection_that_is_over_has_no_living_token(state):
     assert not Need(config(), TIMING).lives(seen(HOUR, state=state))
 

@@ -85,7 +85,6 @@ def test_a_fresh_token_is_handed_out_unasked():
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
-        ("pending", None),
         ("needs_reauth", "grant_ended"),
         ("revoked", None),
         ("orphaned", "gateway_changed"),

@@ -46,7 +46,6 @@ def caller_of(app, email: str) -> access.Caller:
 STATES = [  # what is in the row, what people read, what is offered
     ({"state": "active"}, "Connected", "Details"),
     ({"state": "refreshing"}, "Connected", "Details"),
-    ({"state": "pending", "access_token_sealed": None}, "Sign-in not finished", "Start again"),
     (
         {"state": "needs_reauth", "reason": "grant_ended"},
         "The provider ended your sign-in. Nothing is lost. Reconnect needed",
@@ -98,6 +97,18 @@ def test_without_a_connection_the_button_is_connect(app, alice):
     line = row_of(alice.get("/connections"), "Acme")
     assert "Finds issues. Not connected Connect" in line
     assert 'action="/oauth/connect/acme"' in alice.get("/connections/acme").text
+
+
+def test_a_sign_in_under_way_is_pending_until_it_is_back_or_over(app, alice, bob):
+    world.add(app, UP, **world.oauth())
+    alice.submit("/oauth/connect/acme", at="/connections/acme")
+    pending = "You began to connect and did not come back yet. Sign-in not finished Start again"
+    assert pending in row_of(alice.get("/connections"), "Acme")
+    assert "Not connected Connect" in row_of(bob.get("/connections"), "Acme")
+    for ended in ({"status": "failed"}, {"status": "open", "expires_ms": 0}):
+        with app.app_context(), db.engine.begin() as link:
+            link.execute(sa.update(Flow).values(**ended))
+        assert "Not connected Connect" in row_of(alice.get("/connections"), "Acme")
 
 
 @pytest.mark.parametrize(

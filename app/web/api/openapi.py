@@ -8,7 +8,7 @@ from flask import Blueprint, current_app, jsonify
 from flask.typing import ResponseReturnValue
 
 from ...specs import GatewaySpec
-from ...states import STATES
+from ...states import LIVING, OVER
 from ..partings import AtProvider
 
 bp = Blueprint("openapi", __name__)
@@ -113,7 +113,7 @@ _CONNECTION: Schema = {
     "type": "object",
     "properties": {
         **{name: _TEXT for name in ("id", "gateway", "gateway_name")},
-        "state": {"type": "string", "enum": [*STATES]},
+        "state": {"type": "string", "enum": [*LIVING, *OVER]},
         **{name: _OR_NULL for name in ("person", "reason", "since", "account", "error")},
         **{name: _OR_NULL for name in ("expires_at", "next_try_at", "connected_at")},
         **{name: _OR_NULL for name in ("last_refresh_at", "last_used_at")},

@@ -93,6 +93,8 @@ class Shown:
 def shown(standing: Standing) -> Shown:
     about, spec, held = standing.description, standing.spec, standing.held
     words = _words(standing.auth_type, about, spec, held)
+    if standing.is_signing_in and held is None and spec is not None and spec.stores:
+        words = _told("pending", STATES["pending"].line)
     return Shown(standing.slug, standing.name, about, standing.auth_type, spec, held, words)
 
 
@@ -127,12 +129,15 @@ def _own(spec: OAuthConfigSpec, held: Held) -> Words:
         soon = _ends_soon(spec, held)
         kind, word, rank = ("warn", "Ends soon", 1) if soon else (*badge(state), 2)
         return Words(kind, word, who, "details", "Details", rank)
-    known = STATES[state]
-    line = _failing(held) if state == "failing" else known.why(reason)
+    line = _failing(held) if state == "failing" else STATES[state].why(reason)
     if state == "needs_reauth":
         line += " Nothing is lost."
+    return _told(state, line)
+
+
+def _told(state: str, line: str) -> Words:
     offer, button, rank = _OFFERS[state]
-    return Words(known.kind, known.word, line, offer, button, rank)
+    return Words(*badge(state), line, offer, button, rank)
 
 
 _OFFERS: dict[str, tuple[Offer, str, int]] = {
