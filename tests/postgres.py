@@ -52,9 +52,14 @@ class Server:
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
 
     def create(self, name: str, *, template: str = "template1") -> str:
-        """A database of this name, a copy of another that nobody is connected to; its URL."""
+        """A database of this name, a copy of another that nobody is connected to; its URL.
+
+        By copying files: half the time of copying through the log, as nothing is synced.
+        """
         parts = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
-        self._run(sql.SQL("CREATE DATABASE {name} TEMPLATE {template}").format(**parts))
+        self._run(
+            sql.SQL("CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY").format(**parts)
+        )
         return self.url(name)
 
     def drop(self, name: str) -> None:
