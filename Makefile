@@ -73,9 +73,8 @@ lint: .venv/dev .venv/lint/stamp
 
 test: lint .rigs/stamp
 	@.ci/needs chromium postgresql nginx-light curl faketime
-	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore tests/e2e
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore tests/e2e --database postgresql
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/e2e
 
 bench: .venv/run
 	@.ci/needs wrk gcc
