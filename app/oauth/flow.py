@@ -32,7 +32,6 @@ from .replies import TokenSet
 
 WINDOW_MS = 600_000  # in which unfinished attempts are counted
 KEEP_S = 20.0  # how long tokens wait for a database that is away or locked
-_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,6 @@ def begin(  # noqa: PLR0913  # all that one trip of the browser is about
     flow = _pinned(gateway, config)
     flow.user_id, flow.purpose, flow.parked_call_id = caller.user_id, purpose, parked_call
     flow.return_to, flow.scopes_requested = return_to, _scopes(caller, config, parked_call)
-    _sweep()
     state, cookie = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
     flow.state_hash, flow.cookie_hash = ladder.sha256(state), ladder.sha256(cookie)
     sealed = json.dumps({"state": state, "verifier": secrets.token_urlsafe(48)})  # 64 characters
@@ -190,12 +188,6 @@ def _limit_attempts(caller: Caller, config: UsableConfig) -> None:
     tried = states.index("done") if "done" in states else len(states)
     if 0 < most <= tried:
         raise Busy("too_many_attempts", retry_after=rows[most - 1].left_ms // 1000 + 1)
-
-
-def _sweep() -> None:
-    """Flows that ended a day ago; nobody asks for them any more."""
-    gone = sa.delete(Flow).where(Flow.expires_ms < db_now_ms() - _DAY_MS)
-    db.session.execute(gone, execution_options={"synchronize_session": False})
 
 
 def _pinned(gateway: Usable, config: UsableConfig) -> Flow:

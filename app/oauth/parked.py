@@ -25,7 +25,6 @@ LIFE_S = 600  # of what waits, and of the links to it
 RUN_MS = 75_000  # a run takes 60 s at most; after this nobody knows what became of it
 SEEN_MS = 120_000  # what was run late can be read for so long at least
 REQUEST_LIMIT, RESULT_LIMIT = 262_144, 1_048_576  # bytes
-_DAY_MS = 86_400_000
 p = ParkedCall
 
 
@@ -68,7 +67,6 @@ def park(
     row = ParkedCall(id=uuid.uuid4().hex, user_id=caller.user_id, gateway_id=gateway.id)
     row.oauth_config_id, row.digest, row.scopes_wanted = config.id, digest, list(scopes)
     row.request_sealed = _seal(row, "request_sealed", request)
-    sweep()
     try:
         return _insert_or_find(row)
     except IntegrityError:  # the same call, parked at the same moment: PostgreSQL
@@ -164,16 +162,6 @@ def outcome(caller: Caller, gateway: Usable, parked_id: str) -> Outcome:
         _open(row, "request_sealed"),
         _open(row, "result_sealed"),
     )
-
-
-def sweep() -> None:
-    """What is over loses its content at once, and a day later its row. Commits."""
-    now = db_now_ms()
-    full = sa.or_(p.request_sealed.is_not(None), p.result_sealed.is_not(None))
-    emptied = sa.update(p).where(p.expires_ms <= now, full)
-    with db.engine.begin() as link:
-        link.execute(emptied.values(request_sealed=None, result_sealed=None))
-        link.execute(sa.delete(p).where(p.expires_ms <= now - _DAY_MS))
 
 
 def _insert_or_find(row: ParkedCall) -> Parked:

@@ -125,14 +125,6 @@ def test_sec_010_a_redirect_uri_of_another_address_sends_nobody_off(app_ctx):
     assert "https://moved.test/oauth/callback" in caught.value.action
 
 
-def test_flows_of_the_day_before_are_gone():
-    plant()
-    begin()
-    change(expires_ms=Flow.expires_ms - 86_400_000 - 300_000)
-    begin()
-    assert row().status == "open"
-
-
 # -- onward --------------------------------------------------------------------------------------
 
 

@@ -151,16 +151,7 @@ def test_after_ten_minutes_nothing_is_left_to_run_or_read():
     assert parked.take(waits.id) is None
     shown = parked.outcome(ALICE, acme(), waits.id)
     assert (shown.state, shown.request, shown.result) == ("over", None, None)
-    parked.sweep()
-    assert stored()[0].request_sealed is None
     assert wait().id != waits.id
-
-
-def test_a_day_later_the_row_is_gone():
-    wait()
-    later(parked.LIFE_S * 1000 + 86_400_000)
-    parked.sweep()
-    assert stored() == []
 
 
 def test_a_run_that_was_killed_is_unknown_and_does_not_run_by_itself():
