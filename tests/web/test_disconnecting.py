@@ -407,6 +407,7 @@ EDITS = [  # what is typed; what becomes of the tokens: "revoked", "kept"; the s
         "kept",
         "active",
     ),
+    ("revocation_ends_all", {"oauth_config.revocation_ends_all": True}, "kept", "active"),
     ("keep-alive", {"oauth_config.token_management": {"keep_alive": True}}, "kept", "active"),
     ("gateway off", {"enabled": False}, "kept", "active"),
 ]
