@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -87,9 +88,8 @@ def read_filter(given: Mapping[str, str]) -> Filter:
         if given.get(name) and given[name] not in known:
             wrong[name] = f"Choose one of {', '.join(known)}."
     if given.get("from"):
-        try:
-            since = datetime.fromisoformat(f"{given['from']}T00:00:00+00:00")
-        except ValueError:
+        since = _day(given["from"])
+        if since is None:
             wrong["from"] = "from must look like 2026-11-23."
     if given.get("before"):
         text = given["before"]
@@ -102,6 +102,16 @@ def read_filter(given: Mapping[str, str]) -> Filter:
     return Filter(
         **{name: given.get(name, "").strip() for name in names}, since=since, before=before
     )
+
+
+def _day(text: str) -> datetime | None:
+    """Its beginning. Python reads weeks and dates without dashes, too, which nobody was told of."""
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
+        return None
+    try:
+        return datetime.fromisoformat(f"{text}T00:00:00+00:00")
+    except ValueError:
+        return None
 
 
 def events(wanted: Filter, *, limit: int) -> list[Event]:

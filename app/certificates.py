@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 _BLOCK = re.compile(
-    r"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----[\sA-Za-z0-9+/=]+"
-    r"-----END (?:X509 |TRUSTED )?CERTIFICATE-----"
+    r"-----BEGIN (?:X509 )?CERTIFICATE-----([^-]+)-----END (?:X509 )?CERTIFICATE-----"
+)
+_KEY = re.compile(
+    r"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----([^-]+)-----END (?:[A-Z]+ )?PRIVATE KEY-----"
 )
 _SKEW = timedelta(days=1)  # of whoever made it
 
@@ -34,33 +37,52 @@ class Facts:
     """What a certificate says of itself."""
 
     subject: str
-    ends: datetime
+    ends: datetime | None  # None: it cannot be read
 
 
 def tidy(pem: str) -> str:
     """The certificates of a text, in its order, and nothing else. Raises Unusable."""
     if "PRIVATE KEY" in pem:
         raise Unusable("This holds a private key. Paste only certificates here.")
-    found = [re.sub(r"\s*[\r\n]+\s*", "\n", one[0]) for one in _BLOCK.finditer(pem)]
-    if not found:
+    found = _BLOCK.findall(pem)
+    if "-----BEGIN " not in pem:
         raise Unusable("Paste it as PEM, from -----BEGIN CERTIFICATE----- to -----END.")
-    text = "\n".join(found)
+    if len(found) != pem.count("-----BEGIN "):
+        raise Unusable("Only whole blocks of the kind CERTIFICATE can be used. Paste no other.")
+    text = "\n".join(_block("CERTIFICATE", inner) for inner in found)
     _read(text)
     return text
 
 
+def tidy_key(pem: str) -> str:
+    """The first private key of a text, and nothing else. Raises Unusable."""
+    found = _KEY.search(pem)
+    if "ENCRYPTED" in pem:
+        raise Unusable("The key has a password. Paste it without one.")
+    if found is None:
+        raise Unusable("The key cannot be read. Paste it as PEM.")
+    return _block(f"{found[1] or ''}PRIVATE KEY", found[2])
+
+
 def facts(pem: str) -> list[Facts]:
     """Of each certificate of a text that `tidy` gave, or of none."""
-    return [
-        Facts(one.subject.rfc4514_string()[:200] or "(no name)", one.not_valid_after_utc)
-        for one in (_read(pem) if pem else ())
-    ]
+    try:
+        return [
+            Facts(one.subject.rfc4514_string()[:200] or "(no name)", one.not_valid_after_utc)
+            for one in (_read(pem) if pem else ())
+        ]
+    except Unusable:  # kept since before it was refused
+        return [Facts("(cannot be read: paste another)", None)]
 
 
 def check_ca(pem: str) -> None:
     """Raises Unusable."""
     for one in _read(pem):
         _check_dates(one)
+    try:
+        tls(pem, None, None)
+    except ssl.SSLError:
+        raise Unusable("The certificate cannot be used for TLS.") from None
 
 
 def check_pair(pem: str, key_pem: str) -> None:
@@ -79,7 +101,7 @@ def check_pair(pem: str, key_pem: str) -> None:
     try:
         tls(None, pem, key_pem)
     except ssl.SSLError:
-        raise Unusable("The certificate is too weak, or of a kind TLS does not use.") from None
+        raise Unusable("The certificate is too weak, or of a kind that TLS does not use.") from None
 
 
 def tls(
@@ -125,11 +147,24 @@ def _nameless(text: str) -> Iterator[str]:
         os.close(number)
 
 
+def _block(kind: str, inner: str) -> str:
+    """In lines of 64, as OpenSSL wants them: who copies from a page often loses the line breaks."""
+    text = "".join(inner.split())
+    if not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", text):
+        what = "key" if "KEY" in kind else "certificate"
+        raise Unusable(f"The {what} cannot be read. Paste the whole PEM text.")
+    return "\n".join([f"-----BEGIN {kind}-----", *textwrap.wrap(text, 64), f"-----END {kind}-----"])
+
+
 def _read(pem: str) -> list[x509.Certificate]:
+    """Those whose name and dates can be read, too, which are parsed late. Raises Unusable."""
     try:
-        return x509.load_pem_x509_certificates(pem.encode())
-    except ValueError:
+        found = x509.load_pem_x509_certificates(pem.encode())
+        for one in found:
+            one.subject.rfc4514_string(), one.not_valid_before_utc, one.not_valid_after_utc
+    except (ValueError, x509.InvalidVersion):
         raise Unusable("The certificate cannot be read. Paste the whole PEM text.") from None
+    return found
 
 
 def _check_dates(one: x509.Certificate) -> None:

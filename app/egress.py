@@ -337,7 +337,7 @@ class Door:
         self._lock = threading.Lock()
 
     def tls(self, trust: Trust | None) -> ssl.SSLContext:
-        """Raises Unsealable."""
+        """Raises Unsealable, and HandshakeFailed where OpenSSL does not take what was pasted."""
         if trust is None:
             return _usual()
         found = self._tls.get(trust)
@@ -345,7 +345,12 @@ class Door:
 
     def _make(self, trust: Trust) -> ssl.SSLContext:
         key = trust.key_pem()
-        made = certificates.tls(trust.ca_pem, trust.cert_pem, key, bundle=DEFAULT_CA_BUNDLE_PATH)
+        try:
+            made = certificates.tls(
+                trust.ca_pem, trust.cert_pem, key, bundle=DEFAULT_CA_BUNDLE_PATH
+            )
+        except ssl.SSLError as error:  # of one gateway, whose calls fail as at a bad server
+            raise HandshakeFailed(*error.args) from error
         with self._lock:
             for gone in list(self._tls)[: 1 - _KEPT]:  # what is under way there goes on
                 self._pools.pop(gone, None)

@@ -32,6 +32,7 @@ SET = "set"  # what a read says where a secret is stored
 SECRETS = {"bearer_token", "password", "client_secret", "client_private_key", "client_key"}
 BLOCKS = {"basic": "basic", "bearer_token": "bearer", "headers": "headers", "oauth_config": "oauth"}
 GIVEN = ("id", "mcp_url", "created_at", "updated_at")  # in a record, and not the admin's to say
+_NEVER_NULL = ("auth_type", "enabled", "transport")
 _RESERVED_SLUGS = {"new"}  # /admin/gateways/new is a page
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -183,10 +184,21 @@ def _certificates(pem: str) -> str | None:
     return certificates.tidy(pem) if pem else None
 
 
+def _tidy_key(secret: SecretStr | None) -> SecretStr | None:
+    text = typed(secret)
+    return secret if text is None else SecretStr(certificates.tidy_key(text))
+
+
 def typed(secret: SecretStr | None) -> str | None:
     """What was newly typed; None where nothing was: removed, kept or blank."""
     text = secret.get_secret_value() if secret is not None else ""
     return None if text in ("", SET) else text
+
+
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("This must be a number.")  # noqa: TRY004  # what pydantic collects
+    return value
 
 
 def _is_there(secret: SecretStr | None) -> bool:
@@ -209,25 +221,27 @@ Secret = Annotated[
 ]
 PrivateKey = Annotated[SecretStr | None, Field(max_length=16_384), AfterValidator(_check_key)]
 Pem = Annotated[str | None, Field(max_length=65_536), AfterValidator(_certificates)]
-KeyPem = Annotated[SecretStr | None, Field(max_length=16_384)]  # trust.py reads it
+KeyPem = Annotated[SecretStr | None, Field(max_length=16_384), AfterValidator(_tidy_key)]
 Parameter = Annotated[str, Field(max_length=1024), CLEAN]
 Extra = Annotated[dict[Short, Parameter], Field(max_length=20), AfterValidator(_check_extra)]
 AuthMethod = Annotated[
     # Without private_key_jwt, as long as nothing here signs: what is saved must work.
     Literal["auto", "basic", "post", "none"], BeforeValidator(_auth_method)
 ]
+Flag = Annotated[bool, Field(strict=True)]
+NUMBER = BeforeValidator(_no_flag)  # Python takes true for 1
+Whole = Annotated[int, NUMBER]
 Needed = Field(default=None, validate_default=True)  # absent where it is needed: its own sentence
 
 
 class TokenManagement(Spec):
     """Absent means all off: a token is asked for per operation and then forgotten."""
 
-    store_tokens: bool = False
-    auto_refresh: bool = False
-    refresh_threshold_seconds: int | None = Field(
-        default=None, ge=0, le=86_400
-    )  # None: the setting
-    keep_alive: bool = False
+    store_tokens: Flag = False
+    auto_refresh: Flag = False
+    # None: the setting
+    refresh_threshold_seconds: Whole | None = Field(default=None, ge=0, le=86_400)
+    keep_alive: Flag = False
 
     @field_validator("auto_refresh", "keep_alive")
     @classmethod
@@ -248,7 +262,7 @@ class Reply(Spec):
     """How to read odd token replies (oauth.md section 5)."""
 
     token_path: Short | None = None
-    form: bool = False
+    form: Flag = False
     ok_field: Short | None = None
     bearer_aliases: Annotated[list[Short], Field(max_length=20)] = []
     scope_separator: Literal[" ", ","] = " "
@@ -258,8 +272,8 @@ class Reply(Spec):
 class Lifetime(Spec):
     """Seconds to assume when nothing says how long a token lives; `always`: even if it does."""
 
-    default: int | None = Field(default=None, ge=1, le=315_360_000)
-    always: int | None = Field(default=None, ge=1, le=315_360_000)
+    default: Whole | None = Field(default=None, ge=1, le=315_360_000)
+    always: Whole | None = Field(default=None, ge=1, le=315_360_000)
     unit: Literal["s", "ms"] = "s"
 
 
@@ -273,7 +287,7 @@ class OAuthConfigSpec(Spec):
     refresh_url: OAuthEndpoint | None = None
     revocation_url: OAuthEndpoint | None = None
     revocation_style: Literal["rfc7009", "github", "slack", "dropbox", "notion", "none"] = "rfc7009"
-    revocation_ends_all: bool = False  # one token ended there ends all that the person granted us
+    revocation_ends_all: Flag = False  # one token ended there ends all that the person granted us
     userinfo_url: Endpoint | None = None
     account_path: Annotated[list[Short], Field(max_length=10)] = []
     client_id: Id | None = Needed
@@ -281,7 +295,7 @@ class OAuthConfigSpec(Spec):
     client_private_key: PrivateKey = Needed
     client_secret: Secret = Needed
     redirect_uri: Short | None = None  # one of ours, which gateways.py knows
-    trusts_shared_callback: bool = False  # kept in a column of its own (SEC-008)
+    trusts_shared_callback: Flag = False  # kept in a column of its own (SEC-008)
     scopes: Scopes = None
     scope_separator: Literal[" ", ","] = " "
     scope_param: Literal["scope", "user_scope"] = "scope"
@@ -290,7 +304,7 @@ class OAuthConfigSpec(Spec):
     resource: Annotated[str, Field(max_length=1024), CLEAN] = "auto"
     assertion_audience: Short = "issuer"
     assertion_alg: Literal["ES256", "RS256", "PS256"] = "ES256"
-    client_id_in_body: bool = False
+    client_id_in_body: Flag = False
     extra_authorize_params: Extra = {}
     extra_token_params: Extra = {}
     token_request_format: Literal["form", "json"] = "form"  # noqa: S105  # a name
@@ -381,8 +395,8 @@ class GatewaySpec(Spec):
     bearer_token: Secret = Needed
     headers: Annotated[dict[str, Secret] | None, Field(max_length=20)] = Needed
     oauth_config: OAuthConfigSpec | None = Needed
-    enabled: bool = True
-    timeout_s: float | None = Field(default=None, ge=1, le=3600)
+    enabled: Flag = True
+    timeout_s: Annotated[float, NUMBER] | None = Field(default=None, ge=1, le=3600)
     ca_pem: Pem = None  # trusted beside the usual CAs, for this gateway's calls alone
     client_cert_pem: Pem = None
     client_key: KeyPem = Needed
@@ -463,9 +477,11 @@ def merge(record: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]
     """A gateway's record with a patch, as RFC 7396, ready for `read`.
 
     At the place of a secret blank keeps, and None stays, as that removes it. Blocks of another
-    authentication type than the merged one are left behind, unless the patch names them.
+    authentication type than the merged one are left behind, unless the patch names them. What
+    has no empty value stays None for `read` to refuse: a default there would drop what is stored.
     """
     whole = _merge(record, patch, within="")
+    whole |= {name: None for name in _NEVER_NULL if patch.get(name, whole) is None}
     others = [name for name, kind in BLOCKS.items() if kind != whole.get("auth_type")]
     return {name: value for name, value in whole.items() if name not in others or name in patch}
 
@@ -540,7 +556,9 @@ def _fields(error: ValidationError) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in error.errors(include_input=False, include_url=False):
         path = ".".join(str(part)[:100] for part in one["loc"])
-        known = _SENTENCES.get(one["type"])
-        text = known.format_map(one.get("ctx", {})) if known else one["msg"]
+        given = one.get("ctx", {})
+        is_secret = one["type"] == "too_long" and given.get("field_type") == "Value"  # no list
+        known = _SENTENCES.get("string_too_long" if is_secret else one["type"])
+        text = known.format_map(given) if known else one["msg"]
         found.setdefault(path or "record", text.removeprefix("Value error, "))
     return found

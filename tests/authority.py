@@ -27,6 +27,12 @@ class Certificate:
             serialization.NoEncryption(),
         ).decode()
 
+    def with_bytes(self, old: bytes, new: bytes) -> str:
+        """Its PEM with other bytes at the last place of `old`: the subject's, not the issuer's."""
+        der = self.made.public_bytes(serialization.Encoding.DER)
+        before, _, after = der.rpartition(old)
+        return ssl.DER_cert_to_PEM_cert(before + new + after)
+
     def locked(self, password: bytes) -> str:
         """Its key under a password."""
         return self.private.private_bytes(

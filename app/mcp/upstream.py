@@ -42,9 +42,13 @@ class Exchanges:
     """What leaves for one gateway. Made within an app; streams use it when the request is over."""
 
     def __init__(self, gateway: Usable, hangup: Hangup | None = None) -> None:
-        """When `hangup` happens, whatever is under way is cut. Raises Unsealable."""
+        """When `hangup` happens, whatever is under way is cut.
+
+        Raises Unsealable, and UpstreamError where no TLS can be made of what the admin pasted.
+        """
         self.url = gateway.url
-        self._pool = egress.pool(gateway.trust)
+        with _Failing(gateway.url):
+            self._pool = egress.pool(gateway.trust)
         self._silence = egress.silence(gateway.timeout_s)
         self._line: egress.Line | None = None
         if hangup is not None:

@@ -109,6 +109,8 @@ def test_a_long_list_is_read_to_its_end_by_cursor(app, admin):
     ("query", "field", "sentence"),
     [
         ("from=yesterday&person=ana@example.com", "from", "from must look like 2026-11-23."),
+        ("from=2026-W01", "from", "from must look like 2026-11-23."),
+        ("from=20261101", "from", "from must look like 2026-11-23."),
         ("from=2026-13-40", "from", "from must look like 2026-11-23."),
         ("type=x", "type", "Choose one of"),
         ("outcome=x", "outcome", "Choose one of"),

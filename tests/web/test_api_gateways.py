@@ -294,6 +294,17 @@ def test_a_slug_is_unique_and_stays(app, admins):
     }
 
 
+def test_null_takes_no_sign_in_away_and_switches_nothing(app, admins):
+    """RFC 7396 takes a member out, and what has no empty value would fall back to its default."""
+    slug = add(app, CODE)
+    before = admins.ask("GET", f"/{slug}").json
+    wrong = {"auth_type": None, "enabled": None, "transport": None, "timeout_s": True}
+    assert faults(admins.ask("PATCH", f"/{slug}", wrong)).keys() == wrong.keys()
+    assert list(faults(admins.ask("PATCH", f"/{slug}", {"enabled": "yes"}))) == ["enabled"]
+    assert admins.ask("GET", f"/{slug}").json == before
+    assert admins.ask("PATCH", f"/{slug}", {"timeout_s": None}).status_code == 200
+
+
 def test_what_was_changed_on_the_way_in_is_told(admins):
     record = copy.deepcopy(CODE)
     record["oauth_config"]["token_url"] += "?client_id=x&a=b"

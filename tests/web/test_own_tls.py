@@ -1,5 +1,6 @@
 """A CA and a client certificate of one gateway's own: who is trusted with them, and who is not."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -216,12 +217,22 @@ def bad_parts(ca: Authority, us: Certificate) -> list[tuple[dict[str, str], str,
     soon = ca.signs("gateway", client=True, since=2 * DAY, until=3 * DAY)
     other = ca.signs("gateway", client=True)
     cut = us.pem.replace("M", "N", 1)
+    old_root = Authority(since=-3 * DAY, until=-2 * DAY).pem
+    trusted = old_root.replace("CERTIFICATE", "TRUSTED CERTIFICATE")
+    no_text = ca.with_bytes(b"\x0c\x07Test CA", b"\x0c\x07Test\xff\xfeA")  # not UTF-8
+    no_string = ca.with_bytes(b"\x0c\x07Test CA", b"\x02\x07Test CA")  # an INTEGER
+    version_9 = ca.with_bytes(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x09")
     return [
         ({"ca_pem": "hello"}, "ca_pem", "Paste it as PEM"),
         ({"ca_pem": cut}, "ca_pem", "cannot be read"),
         ({"ca_pem": us.key}, "ca_pem", "holds a private key"),
         ({"ca_pem": Authority(since=-3 * DAY, until=-2 * DAY).pem}, "ca_pem", "expired on"),
         ({"ca_pem": "a" * 70_000}, "ca_pem", "too long"),
+        ({"ca_pem": no_text}, "ca_pem", "cannot be read"),
+        ({"ca_pem": no_string}, "ca_pem", "cannot be read"),
+        ({"ca_pem": version_9}, "ca_pem", "cannot be read"),
+        ({"ca_pem": ca.pem + trusted}, "ca_pem", "Only whole blocks of the kind CERTIFICATE"),
+        ({"ca_pem": ca.pem + us.pem[:200]}, "ca_pem", "Only whole blocks of the kind CERTIFICATE"),
         ({"client_cert_pem": us.pem + us.key}, "client_cert_pem", "holds a private key"),
         ({"client_cert_pem": us.pem}, "client_key", "Paste the private key"),
         ({"client_key": us.key}, "client_key", "Paste the certificate"),
@@ -229,6 +240,7 @@ def bad_parts(ca: Authority, us: Certificate) -> list[tuple[dict[str, str], str,
         (pair(us) | {"client_key": us.locked(b"pw")}, "client_key", "has a password"),
         (pair(us) | {"client_key": "hello"}, "client_key", "cannot be read"),
         (pair(us) | {"client_key": "é"}, "client_key", "cannot be read"),
+        (pair(us) | {"client_key": "k" * 16_385}, "client_key", "too long: at most 16384 char"),
         (pair(old), "client_cert_pem", "expired on"),
         (pair(soon), "client_cert_pem", "not valid before"),
     ]
@@ -246,6 +258,57 @@ def test_what_cannot_be_used_is_refused_with_its_reason_in_form_and_api(app, adm
         assert "PRIVATE KEY-" not in page.text + reply.text
         assert "open>\n      <summary>Own certificates" in page.text
     assert rows(app, Gateway) == []
+
+
+def test_a_nul_within_is_refused_at_its_field(app, ca, us):
+    """By the API: a form that holds one is not read at all."""
+    machine = script(app)
+    for given in ({"ca_pem": ca.pem}, {"client_key": us.key, "client_cert_pem": us.pem}):
+        name, pem = next(iter(given.items()))
+        reply = machine.ask("POST", body=NONE | given | {name: pem.replace("\n", "\n\0", 1)})
+        [told] = reply.json["error"]["fields"]
+        assert told["field"] == name and "cannot be read" in told["message"]
+
+
+BREAKS = {  # what copying makes of line breaks
+    "spaces": lambda pem: pem.replace("\n", " "),
+    "none": lambda pem: pem.replace("\n", ""),
+    "indented": lambda pem: pem.replace("\n", "\n   "),
+    "one-long-line": lambda pem: re.sub(r"(?<![-])\n(?!-)", "", pem),
+    "nul-before": lambda pem: "\0" + pem,
+}
+
+
+@pytest.mark.parametrize("kind", BREAKS)
+def test_sec_094_f_46_a_certificate_that_lost_its_line_breaks_is_put_right(
+    app, ca, us, serve, kind
+):
+    server, bent = serve(ca.signs("127.0.0.1"), clients_of=ca), BREAKS[kind]
+    given = {name: bent(pem) for name, pem in ({"ca_pem": ca.pem} | pair(us)).items()}
+    made = script(app, "root@example.com").ask("POST", body=NONE | {"url": server.url} | given)
+    assert made.status_code == 201, made.text
+    assert made.json["ca_pem"].split() == ca.pem.split()
+    assert made.json["client_cert_pem"].split() == us.pem.split()
+    assert "result" in body_of(Client(app, slug="open").call())
+
+
+def test_sec_094_a_stored_certificate_that_cannot_be_used_breaks_no_page(
+    app, admin, alice, ca, serve
+):
+    """From a version that took it: it is said at its gateway, and the others list their tools."""
+    server = serve(ca.signs("127.0.0.1"))
+    add(app, server.url, "good", ca_pem=ca.pem)
+    add(app, "https://wiki.test/mcp", "bad", ca_pem=ca.pem)
+    for stored in ("nothing", BREAKS["spaces"](ca.pem), ca.with_bytes(b"\x0c\x07", b"\x02\x07")):
+        with app.app_context():
+            db.session.query(Gateway).filter_by(slug="bad").update({"ca_pem": stored})
+            db.session.commit()
+        page = alice.get("/tools")
+        assert page.status_code == 200 and "echo" in page.text
+        for path in ("/admin/gateways/bad", "/admin/gateways/bad/edit", "/admin/gateways"):
+            assert admin.get(path).status_code == 200, path
+        assert failure_of(Client(app, slug="bad").call())["code"] == "upstream_unreachable"
+    assert "cannot be read: paste another" in admin.get("/admin/gateways/bad").text
 
 
 def test_what_stands_around_certificates_is_left_out(app, ca, us):
