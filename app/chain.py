@@ -24,8 +24,8 @@ from sqlalchemy.orm import Session, SessionTransaction
 from . import about
 from .db import AWAY, db
 from .errors import NotRecorded, Unsealable
-from .models import AuditEvent, AuditHead
-from .secretbox import Where, box
+from .models import AuditEvent, AuditHead, CryptoMeta
+from .secretbox import UnknownKey, Where, box, key_of
 
 log = logging.getLogger(__name__)
 e, h = AuditEvent, AuditHead
@@ -96,7 +96,10 @@ def _refuse_a_way_around(_mapper: object, _link: object, event: AuditEvent) -> N
 
 @sa.event.listens_for(Session, "before_commit")
 def _append(session: Session) -> None:
-    """Raises NotRecorded: then nothing of the transaction is kept."""
+    """Raises NotRecorded: then nothing of the transaction is kept.
+
+    With the code key_missing it is this process that must be started again.
+    """
     waiting: list[AuditEvent] = session.info.get(_WAITING, [])
     if not waiting:
         return
@@ -153,7 +156,13 @@ def _locked(session: Session) -> Head:
         if made and session.scalar(sa.select(e.seq).where(e.seq.is_not(None)).limit(1)):
             raise Unsealable  # there are records, so there was a head
         sealed = _execute(session, query).scalar_one()  # ours, or of who was faster
-    return _opened(sealed)
+    try:
+        return _opened(sealed)
+    except UnknownKey as error:
+        key = key_of(sealed)
+        if session.get(CryptoMeta, key) is None:
+            raise  # nobody's key
+        raise NotRecorded("key_missing", key=key) from error
 
 
 def _execute(session: Session, statement: Any) -> Any:
@@ -221,6 +230,9 @@ def _walk(head: Head, noted: tuple[int, str] | None, batch: int) -> tuple[int, B
         broken = Break(seq + 1, f"and all after it, up to {head.seq}, were cut off")
     elif link != head.link:
         broken = Break(seq, "does not end in the sealed head: the links were made anew")
+    elif noted is not None and noted[0] > head.seq:
+        ends = f"is not there, as the records end with {head.seq}"
+        broken = Break(noted[0], f"{ends}: an older copy was put back, or the number is wrong")
     elif noted is not None and held != noted[1]:
         broken = Break(noted[0], "is not the one that was noted: an older copy was put back")
     return count, broken

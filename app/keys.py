@@ -17,7 +17,7 @@ from config import ConfigError
 from . import audit, processes
 from .audit import SYSTEM, Subject
 from .db import db, db_now_ms
-from .errors import AppError, Unsealable
+from .errors import AppError, Conflict, Unsealable
 from .models import CryptoMeta, KeyHolder
 from .secretbox import UnknownKey, box, cell, key_of
 
@@ -60,15 +60,28 @@ def check() -> None:
         )
 
 
-def verify() -> None:
+def verify() -> list[sa.Row[Any]]:
     """check(), then see that the active key has a row in use. Commits. Raises ConfigError.
 
-    From then on nobody starts without this key, until it is retired.
+    Not while a running process lacks it: these are returned, and nothing may be sealed then. They
+    could not read it, and with their settings none would start any more.
     """
     check()
     active = box().active
-    states = {row.id: row.state for row in db.session.execute(sa.select(k.id, k.state))}
-    db.session.rollback()
+    if _states().get(active) == "active":
+        return []
+    found = lacking()
+    if not found:
+        use()
+    return found
+
+
+def use() -> None:
+    """See that the active key has a row in use. Commits.
+
+    From then on nobody starts without this key, until it is retired.
+    """
+    active, states = box().active, _states()
     if states.get(active) == "active":
         return
     if active in states:
@@ -83,6 +96,11 @@ def verify() -> None:
         db.session.commit()
     except IntegrityError:  # another worker was faster, with the same key
         db.session.rollback()
+
+
+def _states() -> dict[str, str]:
+    with db.engine.connect() as link:
+        return {row.id: row.state for row in link.execute(sa.select(k.id, k.state))}
 
 
 def demand(*sealed: str | None) -> None:
@@ -102,7 +120,7 @@ def demand(*sealed: str | None) -> None:
 
 
 def announce() -> None:
-    """Say that this process runs, and with which keys. Commits. Due every ANNOUNCE_S seconds."""
+    """Say that this server runs, and with which keys. Commits. Due every ANNOUNCE_S seconds."""
     me, ring = current_app.extensions["process_id"], box()
     now = db_now_ms()
     seen = sa.update(h).where(h.id == me).values(seen_ms=now)
@@ -111,7 +129,7 @@ def announce() -> None:
         if not link.execute(seen).rowcount:
             link.execute(born.values(active_key=ring.active, key_ids=list(ring.key_ids)))
         link.execute(sa.delete(h).where(h.seen_ms < now - _DAY_MS))
-    _use_again(ring.active)  # it was retired by somebody who did not see us
+    use()  # it was retired by somebody who did not see us, or we began beside one without it
 
 
 def _use_again(active: str) -> None:
@@ -127,6 +145,16 @@ def holders() -> list[sa.Row[Any]]:
     with db.engine.connect() as link:
         rows = link.execute(query.order_by(h.host, h.pid)).all()
     return [row for row in rows if row.host != _host() or processes.runs(row.pid)]
+
+
+def lacking() -> list[sa.Row[Any]]:
+    """The running processes that could not open what we seal."""
+    return [row for row in holders() if box().active not in row.key_ids]
+
+
+def differ(processes: list[sa.Row[Any]]) -> Conflict:
+    """For those that lack the active key."""
+    return Conflict("keys_differ", key=box().active, processes=named(processes))
 
 
 def _host() -> str:

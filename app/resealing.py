@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from . import audit, keys
 from .audit import Actor, Subject
 from .db import Base, db
-from .errors import Conflict, Unsealable
+from .errors import Unsealable
 from .models import CryptoMeta
 from .oauth import spool
 from .secretbox import PREFIX, Altered, UnknownKey, box, cell, key_of
@@ -128,9 +128,9 @@ def reseal(
     moved so far. Raises Conflict (keys_differ) before anything is sealed that a running process
     could not open.
     """
-    lacking = [row for row in keys.holders() if box().active not in row.key_ids]
-    if lacking:
-        raise Conflict("keys_differ", key=box().active, processes=keys.named(lacking))
+    if lacking := keys.lacking():
+        raise keys.differ(lacking)
+    keys.use()
     moved = 0
     for _ in range(PASSES):
         before = moved

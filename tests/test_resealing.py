@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
 import subprocess
 import sys
 
 import pytest
 import sqlalchemy as sa
 
-from app import keys, resealing
-from app.audit import SYSTEM
+from app import audit, keys, people, resealing
+from app.audit import SYSTEM, Subject
 from app.db import Base, db
-from app.errors import AppError, Conflict, ConnectionNeeded
+from app.errors import AppError, Conflict, ConnectionNeeded, NotRecorded
 from app.models import AuditEvent, AuditHead, Connection, CryptoMeta, KeyHolder
 from app.oauth import tokens
 from app.secretbox import SecretBox, Where, box, key_id
 from config import ConfigError
 from tests import sealed
-from tests.conftest import rows
+from tests.conftest import PASSWORD, Browser, rows
 from tests.oauth.planted import ALICE, FRESH, acme, grant
 from tests.oauth.planted import plant as plant_acme
 
@@ -183,6 +184,57 @@ def test_sec_082_nothing_is_sealed_that_a_running_process_could_not_open(app, no
             resealing.reseal(by=SYSTEM)
         assert caught.value.code == "keys_differ" and str(os.getpid()) in caught.value.cause
         assert resealing.status().counts == before
+
+
+@pytest.mark.parametrize("old", [("OLD",), ("OLD", "NEW")], ids=["never", "no longer"])
+def test_sec_082_f_28_no_command_gives_a_running_server_a_key_it_lacks(app, node, planted, old):
+    """The trail would be sealed with it: no change could be recorded, and no restart helped."""
+    if len(old) > 1:  # there and back
+        with node("NEW", "OLD").app_context():
+            resealing.reseal(by=SYSTEM)
+        with node("OLD", "NEW").app_context():
+            resealing.reseal(by=SYSTEM)
+    server, before = node("OLD"), states(app)
+    with server.app_context():
+        keys.announce()
+    shell = node("NEW", "OLD").test_cli_runner()
+    changing = ["tokens", "revoke", "--all", "--yes"]
+    for command in (["users", "list"], ["gateways", "list"], ["audit", "list"], changing):
+        ran = shell.invoke(args=command)
+        assert ran.exit_code == 78 and f"has not got key {NEW_ID}" in ran.output
+        assert f"(process {os.getpid()})" in ran.output and "docs/keys.md" in ran.output
+    assert shell.invoke(args=["secrets", "reseal"]).exit_code == 1
+    looked = shell.invoke(args=["secrets", "status"])
+    assert looked.exit_code == 1 and f"{OLD_ID}\told" in looked.output
+
+    assert states(app) == before
+    signed_in(server)
+    signed_in(node("OLD"))  # and it can be started again as it was
+    assert server.test_cli_runner().invoke(args=["users", "list"]).exit_code == 0
+
+
+def signed_in(app) -> None:
+    """An admin is made, and comes in by the form."""
+    email = f"{secrets.token_hex(4)}@example.com"
+    with app.app_context():
+        people.create(email, password=PASSWORD)
+        db.session.commit()
+    assert Browser(app).login(email, PASSWORD).get("/me").status_code == 200
+
+
+def test_sec_082_a_server_that_began_beside_one_without_its_key_says_so(app, node, planted):
+    """Of a server nobody asks to wait: the other may be gone, or be the one it follows."""
+    with app.app_context():
+        keys.announce()
+    with node("NEW", "OLD").app_context():
+        assert NEW_ID not in states(app)
+        keys.announce()
+    assert states(app)[NEW_ID] == "active"
+    with app.app_context():  # the trail is sealed with the new key: that is what is missing
+        audit.record(SYSTEM, "user.created", Subject("user"))
+        with pytest.raises(NotRecorded) as caught:
+            db.session.commit()
+        assert caught.value.code == "key_missing" and NEW_ID in caught.value.admin
 
 
 def test_sec_082_a_process_that_ended_holds_nothing_up(app, node, planted):

@@ -5,6 +5,7 @@ from flask import Flask
 from . import audit
 from .gateways import gateways
 from .housekeeping import housekeeping
+from .plain import keep_to_known_keys
 from .secrets import secrets
 from .tokens import tokens
 from .users import users
@@ -12,9 +13,7 @@ from .users import users
 
 def register(app: Flask) -> None:
     """Add every command group to `flask`."""
-    app.cli.add_command(audit.group)
-    app.cli.add_command(users)
-    app.cli.add_command(gateways)
-    app.cli.add_command(tokens)
-    app.cli.add_command(secrets)
-    app.cli.add_command(housekeeping)
+    for group in (audit.group, users, gateways, tokens, housekeeping):
+        group.callback = keep_to_known_keys  # before any command of it
+        app.cli.add_command(group)
+    app.cli.add_command(secrets)  # these look for themselves

@@ -1,6 +1,7 @@
 """flask audit …: whether the record of what happened is whole, and the record itself."""
 
 import json
+import re
 
 import click
 from flask.cli import AppGroup
@@ -20,7 +21,7 @@ class Noted(click.ParamType[tuple[int, str]]):
 
     def convert(self, value: str, *_more: object) -> tuple[int, str]:
         seq, _, link = value.partition(":")
-        if not seq.isdecimal() or len(link) != 64:
+        if not re.fullmatch("[0-9]{1,18}", seq) or not re.fullmatch("[0-9a-f]{64}", link):
             self.fail("Give what an earlier `flask audit verify` printed, such as 120:3f9a…")
         return int(seq), link
 

@@ -12,7 +12,7 @@ import requests
 import sqlalchemy as sa
 
 from app.secretbox import SecretBox
-from tests.e2e.gateway import ROOT, Gateway
+from tests.e2e.gateway import PASSWORD, ROOT, Gateway, Person
 from tests.upstream import EVENTS, JSON, upstream  # noqa: F401  # a fixture
 
 OLD, NEW = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
@@ -23,7 +23,7 @@ CHANGING = {"AUTH_ENCRYPTION_SECRET": NEW, "AUTH_ENCRYPTION_SECRETS_OLD": OLD}
 def command(node: Gateway, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """One of its commands, whatever its exit status."""
     return subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", "secrets", *words],
+        [sys.executable, "-m", "flask", "--app", "wsgi", *words],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -53,7 +53,7 @@ def works(node: Gateway, token: str) -> bool:
     return "Bearer the-token" in answer.text
 
 
-def test_sec_082_the_runbook_changes_the_key_of_a_running_server(gateway_server, upstream):  # noqa: F811
+def test_sec_082_f_28_the_runbook_changes_the_key_of_a_running_server(gateway_server, upstream):  # noqa: F811
     node = gateway_server(AUTH_ENCRYPTION_SECRET=OLD)
     node.admin()
     record = {"name": "Acme", "slug": "acme", "url": upstream.url, "auth_type": "bearer"}
@@ -61,17 +61,22 @@ def test_sec_082_the_runbook_changes_the_key_of_a_running_server(gateway_server,
     token = node.token()
     assert works(node, token)
     announced(node, OLD_ID)
-    too_early = command(node, "reseal", **CHANGING)
+    too_early = command(node, "secrets", "reseal", **CHANGING)
     assert too_early.returncode == 1 and f"has not got key {NEW_ID}" in too_early.stderr
+    assert command(node, "secrets", "status", **CHANGING).returncode == 1
+    refused = command(node, "users", "list", **CHANGING)
+    assert refused.returncode == 78 and f"has not got key {NEW_ID}" in refused.stderr
     assert works(node, token)
+    Person(node.url).login("admin@example.com", PASSWORD)  # which is written down
+    node.restart()  # and its own settings still start it
 
     node.restart(AUTH_ENCRYPTION_SECRETS_OLD=NEW)  # 1: every node opens the new one
     node.restart(**CHANGING)  # 2: and now seals with it
     announced(node, NEW_ID)
     assert works(node, token)
-    moved = command(node, "reseal")  # 3: online
+    moved = command(node, "secrets", "reseal")  # 3: online
     assert moved.returncode == 0 and f"No longer needed: {OLD_ID}." in moved.stdout
-    assert command(node, "status").returncode == 0  # 4
+    assert command(node, "secrets", "status").returncode == 0  # 4
     assert works(node, token)
     node.restart(AUTH_ENCRYPTION_SECRETS_OLD="")  # 5: the old one is gone
     assert works(node, token)
