@@ -31,6 +31,14 @@ _HANDLES = "(handle)"  # no table has this name, so no cell opens as a handle
 _SALT, _NONCE, _TAG = 16, 12, 16
 _HEX = re.compile(r"[0-9a-fA-F]+")
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
+_WEAK = (
+    "AUTH_ENCRYPTION_SECRET must be 32 random bytes, in base64url or hex. Make one: "
+    'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+)
+_WEAK_OLD = (
+    "AUTH_ENCRYPTION_SECRETS_OLD: each must be 32 random bytes, in base64url or hex, as it was "
+    "given in AUTH_ENCRYPTION_SECRET"
+)
 
 
 class NotSealed(Unsealable):
@@ -46,7 +54,7 @@ class Altered(Unsealable):
 
 
 class WeakSecret(ValueError):
-    """AUTH_ENCRYPTION_SECRET is not 32 random bytes."""
+    """A secret is not 32 random bytes."""
 
 
 class HandleOver(Unsealable):
@@ -94,8 +102,10 @@ class SecretBox:
         if not secrets:
             raise WeakSecret("AUTH_ENCRYPTION_SECRET is not set")
         self._roots: dict[str, bytes] = {}
-        for secret in secrets:
+        for number, secret in enumerate(secrets):
             material = _decode(secret)
+            if material is None:
+                raise WeakSecret(_WEAK_OLD if number else _WEAK)
             self._roots[_derive(material, b"kid", length=6).hex()] = _derive(material, b"root")
         self.active = next(iter(self._roots))
 
@@ -165,19 +175,17 @@ def key_of(sealed: str) -> str:
         return ""
 
 
-def _decode(secret: str) -> bytes:
-    """32 bytes or more, as hex or base64url. Python's decoder skips foreign letters; not here."""
+def _decode(secret: str) -> bytes | None:
+    """32 bytes or more, as hex or base64url. Python's decoder skips foreign letters; not here.
+
+    None: it is something else, or weak.
+    """
     decoded = b""
     if _HEX.fullmatch(secret) and len(secret) % 2 == 0:
         decoded = bytes.fromhex(secret)
     elif _BASE64URL.fullmatch(secret) and len(secret) % 4 != 1:
         decoded = _from_text(secret)
-    if len(decoded) < 32 or len(set(decoded)) < 9:
-        raise WeakSecret(
-            "AUTH_ENCRYPTION_SECRET must be 32 random bytes, in base64url or hex. Make one: "
-            'python -c "import secrets; print(secrets.token_urlsafe(32))"'
-        )
-    return decoded
+    return None if len(decoded) < 32 or len(set(decoded)) < 9 else decoded
 
 
 def _derive(key: bytes, purpose: bytes, *, salt: bytes | None = None, length: int = 32) -> bytes:

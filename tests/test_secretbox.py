@@ -70,6 +70,12 @@ def test_sec_080_a_weak_secret_stops_the_start(secret: str) -> None:
         SecretBox([secret])
 
 
+def test_sec_080_a_weak_old_secret_is_named_as_what_it_is() -> None:
+    with pytest.raises(WeakSecret, match="^AUTH_ENCRYPTION_SECRETS_OLD: each must be") as caught:
+        SecretBox([NEW, "zzz"])
+    assert "Make one" not in str(caught.value)
+
+
 def test_sec_080_no_secret_stops_the_start() -> None:
     with pytest.raises(WeakSecret):
         SecretBox([])
