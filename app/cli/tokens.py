@@ -83,8 +83,8 @@ def revoke(token_id: str | None, *, everything: bool, yes: bool) -> None:
     with in_words():
         ended = recovery.revoke_all(by=BY, progress=_tell)
     click.echo(
-        f"{ended.api_tokens} API tokens were revoked, {ended.connections} connections ended. "
-        f"{ended.queued} tokens are queued to be ended at their providers."
+        f"API tokens revoked: {ended.api_tokens}. Connections ended: {ended.connections}. "
+        f"Tokens queued to be ended at their providers: {ended.queued}."
     )
 
 
@@ -109,4 +109,4 @@ def restored(yes: bool) -> None:
 
 
 def _tell(connections: int) -> None:
-    click.echo(f"{connections} connections ended", err=True)
+    click.echo(f"connections ended: {connections}", err=True)
