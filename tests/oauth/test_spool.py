@@ -370,7 +370,8 @@ def test_f_44_tokens_whose_audit_event_cannot_be_written_are_not_lost(app):
 def test_a_database_that_hesitates_leaves_no_file():
     grant(DEAD)
     Fails(STORING, "before", times=2)
-    assert renew(Ask(NEW)) == "at-2"
+    roomy = replace(QUICK, deadline=30.0, patience=30.0)  # for a machine that has much to do
+    assert token_of(refresh.renew(acme(), timing=roomy, ask=Ask(NEW))) == "at-2"
     assert (files(), token_of(stored())) == ([], "at-2")
 
 
