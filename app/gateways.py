@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,11 +23,16 @@ from .secretbox import box, cell
 from .specs import SET, GatewaySpec, OAuthConfigSpec, plain, slug_of, typed
 
 
-def find(slug: str) -> Gateway:
-    """For admins: a gateway that is off is found, too. Raises NotFound."""
+def find(slug: str, *, seen: datetime | None = None) -> Gateway:
+    """For admins: a gateway that is off is found, too. Raises NotFound.
+
+    `seen`: its `updated_at` as an edit of it was judged by. Raises Conflict if it is another now.
+    """
     gateway = db.session.scalar(sa.select(Gateway).filter_by(slug=slug))
     if gateway is None:
         raise NotFound("gateway_not_found", gateway=slug[:100])
+    if seen is not None and gateway.updated_at != seen:
+        raise Conflict
     return gateway
 
 

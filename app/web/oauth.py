@@ -33,6 +33,7 @@ from ..mcp import relay
 from ..oauth import callback, flow, parked
 from ..oauth.flow import Begun, Finished
 from .auth import actor, person, someone
+from .commits import committed
 from .me import welcome
 from .where import own_path
 
@@ -46,8 +47,10 @@ def connect(slug: str) -> ResponseReturnValue:
     caller = person()
     gateway = access.usable(caller, slug)
     ask = request.form.get("ask", "")
-    begun = _answer(caller, gateway, ask) if ask else _begin(caller, gateway)
-    db.session.commit()
+    if ask:
+        begun = committed(lambda: _answer(caller, gateway, ask))
+    else:
+        begun = committed(lambda: _begin(caller, gateway))
     return stop_over(begun)
 
 

@@ -6,10 +6,10 @@ from flask import Blueprint, current_app, flash, redirect, render_template, requ
 from flask.typing import ResponseReturnValue
 
 from ... import connections, gateways, overview
-from ...db import db
 from ...oauth import keeping, timeline
 from ...states import badge
 from ..auth import actor, admin_only, person
+from ..commits import committed
 from ..pages import Page
 from ..partings import ask_to_revoke
 
@@ -50,8 +50,8 @@ def disconnect(slug: str, connection_id: str) -> ResponseReturnValue:
     """One person, who is told on their own page. They may connect again."""
     gateway = gateways.find(slug)
     one = connections.find_at(gateway, connection_id)
-    ended = keeping.dismiss(one.id, slug, by=actor(), own=one.user_id == person().user_id)
-    db.session.commit()
+    own = one.user_id == person().user_id
+    ended = committed(lambda: keeping.dismiss(one.id, slug, by=actor(), own=own))
     parting = ask_to_revoke(ended, name=one.email or one.gateway_name, host=one.host)
     flash(parting.message, parting.kind)
     return redirect(url_for(".show", slug=slug, connection_id=connection_id), 303)

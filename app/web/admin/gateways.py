@@ -16,6 +16,7 @@ from ...oauth.registration import callback_uri
 from ...overview import Row
 from ...specs import GatewaySpec
 from ..auth import actor, admin_only, person
+from ..commits import committed
 from ..forms import Sensitive
 from ..pages import Page
 from ..words import many
@@ -76,8 +77,10 @@ def edit(slug: str) -> ResponseReturnValue:
             spec = form.spec()
             _refuse_old_sessions(form, gateway)
             _refuse_surprises(gateway, spec, may_sign_out=form.sign_out.data)
-            signed_out = gateways.update(gateway, spec, by=actor())
-            db.session.commit()
+            seen = gateway.updated_at
+            signed_out = committed(
+                lambda: gateways.update(gateways.find(slug, seen=seen), spec, by=actor())
+            )
             if signed_out:
                 form.notices.append(f"{many(signed_out, 'person', 'people')} must connect again.")
             _say(f"{gateway.name} was saved.", form.notices)
@@ -125,8 +128,7 @@ def delete(slug: str) -> ResponseReturnValue:
     gateway, form = gateways.find(slug), Sensitive()
     if form.validate_on_submit():
         name = gateway.name
-        gateways.delete(gateway, by=actor())
-        db.session.commit()
+        committed(lambda: gateways.delete(gateways.find(slug), by=actor()))
         flash(f"{name} was deleted.", "success")
         return redirect(url_for(".index"), 303)
     going = aftermath.goes(gateway)
@@ -142,10 +144,8 @@ def _failure(row: Row) -> AppError | None:
 
 
 def _switch(slug: str, *, on: bool) -> ResponseReturnValue:
-    gateway = gateways.find(slug)
-    gateways.switch(gateway, on, by=actor())
-    db.session.commit()
-    flash(f"{gateway.name} is {'on' if on else 'off'}.", "success")
+    committed(lambda: gateways.switch(gateways.find(slug), on, by=actor()))
+    flash(f"{gateways.find(slug).name} is {'on' if on else 'off'}.", "success")
     return redirect(url_for(".show", slug=slug), 303)
 
 

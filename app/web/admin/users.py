@@ -12,6 +12,7 @@ from ... import api_tokens, audit, people, sessions
 from ...audit import Subject
 from ...db import db
 from ..auth import actor, admin_only, person
+from ..commits import committed
 from ..forms import Sensitive, beside, confirmed
 from ..words import many
 
@@ -73,8 +74,7 @@ def show(user_id: str) -> ResponseReturnValue:
 def set_role(user_id: str) -> ResponseReturnValue:
     form = RoleForm()
     if form.validate_on_submit():
-        people.set_role(user_id, form.role.data, by=actor())
-        db.session.commit()
+        committed(lambda: people.set_role(user_id, form.role.data, by=actor()))
         flash("The role was changed. They sign in again to use it.", "success")
     return redirect(url_for(".show", user_id=user_id), 303)
 
@@ -83,8 +83,7 @@ def set_role(user_id: str) -> ResponseReturnValue:
 @admin_only
 @confirmed
 def disable(user_id: str) -> ResponseReturnValue:
-    people.disable(user_id, by=actor())
-    db.session.commit()
+    committed(lambda: people.disable(user_id, by=actor()))
     flash("Disabled. Browsers and API tokens of this person are out within a second.", "success")
     return redirect(url_for(".show", user_id=user_id), 303)
 
@@ -93,8 +92,7 @@ def disable(user_id: str) -> ResponseReturnValue:
 @admin_only
 @confirmed
 def enable(user_id: str) -> ResponseReturnValue:
-    people.enable(user_id, by=actor())
-    db.session.commit()
+    committed(lambda: people.enable(user_id, by=actor()))
     flash("Enabled. Their API tokens work again.", "success")
     return redirect(url_for(".show", user_id=user_id), 303)
 
@@ -131,8 +129,7 @@ def delete(user_id: str) -> ResponseReturnValue:
     user, form = people.find(user_id), Sensitive()
     if form.validate_on_submit():
         email = user.email
-        people.delete(user_id, by=actor())
-        db.session.commit()
+        committed(lambda: people.delete(user_id, by=actor()))
         flash(f"{email} was deleted.", "success")
         return redirect(url_for(".index"), 303)
     tokens = len(api_tokens.of(user_id))

@@ -14,6 +14,7 @@ from ...db import db
 from ...errors import Forbidden, Invalid, code_for
 from ...oauth import keeping, timeline
 from .. import auth
+from ..commits import committed
 from ..partings import ask_to_revoke
 from ..words import iso
 
@@ -63,8 +64,7 @@ def disconnect(connection_id: str) -> ResponseReturnValue:
     caller = auth.api_caller("api:write")
     one = connections.find(caller, connection_id)
     is_own = one.user_id == caller.user_id
-    ended = keeping.dismiss(one.id, one.slug, by=auth.actor(), own=is_own)
-    db.session.commit()
+    ended = committed(lambda: keeping.dismiss(one.id, one.slug, by=auth.actor(), own=is_own))
     parting = ask_to_revoke(ended, name=one.gateway_name, host=one.host)
     said = {"at_provider": parting.at_provider, "message": parting.message}
     return jsonify(_whole(connections.find(caller, connection_id)) | said)

@@ -15,6 +15,7 @@ from ...errors import AppError, Forbidden, Invalid, NotFound
 from ...models import Gateway
 from ...specs import GatewaySpec
 from .. import auth, security
+from ..commits import committed
 
 bp = Blueprint("api_gateways", __name__, url_prefix="/api/v1/gateways")
 PAGE_SIZE = 100
@@ -58,16 +59,18 @@ def update(slug: str) -> ResponseReturnValue:
     gateway, notices = _find(slug, _writer()), list[str]()
     record = gateways.record(gateway)
     spec = specs.read(GatewaySpec, _merged(record, _body()), notices=notices)
-    signed_out = gateways.update(gateway, spec, by=auth.actor())
-    db.session.commit()
+    seen = gateway.updated_at
+    signed_out = committed(
+        lambda: gateways.update(gateways.find(slug, seen=seen), spec, by=auth.actor())
+    )
     notices += gateways.warnings(gateway)
     return jsonify(gateways.record(gateway) | {"notices": notices, "signed_out": signed_out})
 
 
 @bp.delete("/<slug>")
 def delete(slug: str) -> ResponseReturnValue:
-    gateways.delete(_find(slug, _writer()), by=auth.actor())
-    db.session.commit()
+    caller = _writer()
+    committed(lambda: gateways.delete(_find(slug, caller), by=auth.actor()))
     return "", 204
 
 

@@ -22,6 +22,7 @@ from ...errors import (
 )
 from ...oauth import flow, keeping, parked, timeline
 from ..auth import actor, person
+from ..commits import committed
 from ..partings import ask_to_revoke
 from .offered import TITLE_LIMIT, plain
 from .standing import Shown, shown
@@ -67,8 +68,7 @@ def disconnect(slug: str) -> ResponseReturnValue:
     """Here first, always; then the provider is asked, and its answer told (RFC 7009)."""
     caller = person()
     one = _own(caller, slug)
-    ended = keeping.forget(caller, slug, by=actor())
-    db.session.commit()
+    ended = committed(lambda: keeping.forget(caller, slug, by=actor()))
     parting = ask_to_revoke(ended, name=one.name, host=one.host)
     flash(parting.message, parting.kind)
     return redirect(url_for(".show", slug=slug), 303)
