@@ -230,9 +230,7 @@ def test_every_error_text_is_complete():
 CONF = Path(__file__).parents[1] / "gunicorn.conf.py"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "grace"), [("30", 40), ("60.5", 71), ("soon", 40)]
-)
+@pytest.mark.parametrize(("seconds", "grace"), [("30", 40), ("60.5", 71), ("soon", 40)])
 def test_f_36_a_worker_that_ends_gets_longer_than_a_renewal_may_take(seconds, grace, tmp_path):
     """gunicorn says what it read. A number that is none is for the app to complain about."""
     given = tmp_path / "seconds"
