@@ -3,6 +3,7 @@
 SCREENSHOTS=DIR keeps a picture of every page, wide and narrow, light and dark.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.e2e.gateway import PASSWORD, ROOT, Gateway
+from tests.web.registry import NONE
 
 PICTURES = os.environ.get("SCREENSHOTS")
 SIZES = ((1280, 800), (360, 740))
@@ -383,6 +385,32 @@ def test_q8_the_menu_opens_by_keyboard_and_the_skip_link_comes_first(walk):
     expect(link).to_be_visible()
     page.keyboard.press("Escape")
     expect(link).to_be_hidden()
+
+
+def test_q7_long_words_without_a_break_make_no_page_wider_than_the_screen(tab, gateway_server):
+    gateway, name = gateway_server(), "W" * 100
+    email = f"{'a' * 60}@{'b' * 63}.{'c' * 63}.example"
+    page, admin = tab(viewport={"width": 360, "height": 740}), gateway.admin()
+    gateway.flask("gateways", "add", "-", stdin=json.dumps(NONE | {"name": name, "slug": "long"}))
+    new = admin.at("/admin/users/new")
+    assert admin.submit(new, email=email, role="user", password=PASSWORD + "!").ok
+    user = re.findall(r"/admin/users/[0-9a-f]{32}", admin.at("/admin/users").text)
+    jar = [{"name": k.name, "value": k.value, "url": gateway.url} for k in admin.session.cookies]
+    page.context.add_cookies(jar)
+    paths = ["/connections", "/tools", "/admin/gateways", "/admin/users", "/admin/activity"]
+    paths += ["/connections/long", "/tools?gateway=long", "/connections/" + "x" * 200]
+    paths += [f"/admin/gateways/long{step}" for step in ("", "/edit", "/people", "/delete")]
+    paths += [f"{one}{step}" for one in set(user) for step in ("", "/password", "/delete")]
+    for path in paths:
+        page.goto(gateway.url + path)
+        assert_fits(page, 360)
+        wide = (
+            "[...document.querySelectorAll('main td, main th, main a')].filter(x => x.offsetWidth"
+        )
+        cut = page.evaluate(
+            f"{wide} && x.getBoundingClientRect().right > 360).map(x => x.outerHTML)"
+        )
+        assert not cut, path  # nor cut off
 
 
 def test_q9_a_failed_form_takes_the_focus_to_its_problems_and_keeps_what_was_typed(walk):
