@@ -132,6 +132,12 @@ def _heed_pause(registration_id: str) -> None:
         raise ProviderError(code, kind=kind, retry_after=-((found[2] - found[0]) // 1000))
 
 
+def end_rest(registration_id: str) -> sa.Update:
+    """For whoever got an answer as this client: its secret is good again, mended over there."""
+    rests = sa.update(r).where(r.id == registration_id, r.last_error_code.in_(CLIENT_CODES))
+    return rests.values(not_before_ms=0, last_error_code=None)
+
+
 def _pause_all(registration_id: str, code: str, seconds: float) -> None:
     values: dict[str, Any] = {"not_before_ms": db_now_ms() + int(seconds * 1000)}
     change = sa.update(r).where(r.id == registration_id).values(last_error_code=code, **values)

@@ -25,7 +25,7 @@ from ..errors import AppError, Busy, Conflict, ConsentFailed, NotFound, NotRecor
 from ..models import Flow, OAuthConfig, User
 from ..secretbox import Where, box, cell
 from ..specs import OAuthConfigSpec
-from . import keeping, ladder, parked, registration, revocation, sharing
+from . import asking, keeping, ladder, parked, registration, revocation, sharing
 from .callback import Callback
 from .client import OAuthClient, Registration
 from .replies import TokenSet
@@ -290,6 +290,7 @@ def _settle(
         raise ConsentFailed("config_changed")  # while we asked
     if spec.stores:
         keeping.keep(caller, seen.gateway_id, config, flow, token_set, t0_ms=t0_ms, by=by)
+    db.session.execute(asking.end_rest(seen.registration_id))
     narrowed = _narrowed(seen, spec, token_set)
     _record(by, "consent.finished", seen.id, seen.name, kept=spec.stores, narrowed=len(narrowed))
     db.session.commit()

@@ -12,13 +12,22 @@ import requests
 import sqlalchemy as sa
 from sqlalchemy.exc import InternalError, ProgrammingError
 
-from app import gateways, people, specs
+from app import access, gateways, people, specs
 from app.access import Caller
 from app.audit import SYSTEM
-from app.db import db
-from app.errors import ConsentFailed
-from app.models import AuditEvent, Connection, Flow, Gateway, OAuthConfig, Revocation, User
-from app.oauth import flow, ladder
+from app.db import db, recent
+from app.errors import ConsentFailed, ProviderError
+from app.models import (
+    AuditEvent,
+    ClientRegistration,
+    Connection,
+    Flow,
+    Gateway,
+    OAuthConfig,
+    Revocation,
+    User,
+)
+from app.oauth import flow, ladder, tokens
 from app.oauth.callback import Callback
 from app.oauth.client import s256
 from app.specs import GatewaySpec
@@ -154,6 +163,38 @@ def test_the_account_at_the_provider_is_named(app, alice, provider):
     leave(alice, "hub").back()
     assert rows(app, Connection)[0].account_label == "ana<b>"
     assert "connected as ana&lt;b&gt;" in alice.get("/me").text
+
+
+def test_a_sign_in_that_works_ends_the_rest_of_a_client_that_was_refused(app, alice, provider):
+    """Its secret was mended at the provider, of which nobody told us."""
+    spent = GOOD | {"refresh_token": "rt-1", "expires_in": 0}
+    provider.post(TOKEN, json=spent)
+    leave(alice).back()
+    [person] = [row for row in rows(app, User) if row.email == "alice@example.com"]
+    caller = Caller(person.id, person.email, is_admin=False)
+
+    def shown() -> str:
+        with app.app_context():
+            recent().clear()
+            return tokens.credential(caller, access.usable(caller, "acme")).headers["Authorization"]
+
+    provider.post(TOKEN, status_code=401, json={"error": "invalid_client"})
+    with pytest.raises(ProviderError) as caught:
+        shown()
+    assert caught.value.code == "client_rejected"
+    provider.post(TOKEN, json=spent)
+    assert leave(alice).back().location == CLEAN
+    provider.post(TOKEN, json=GOOD | {"access_token": "renewed"})
+    assert shown() == "Bearer renewed"
+
+
+def test_a_sign_in_that_works_ends_no_pause_that_the_provider_asked_for(app, alice, provider):
+    with app.app_context(), db.engine.begin() as link:
+        busy = {"not_before_ms": 1 << 50, "last_error_code": "provider_unreachable"}
+        link.execute(sa.update(ClientRegistration).values(**busy))
+    provider.post(TOKEN, json=GOOD)
+    leave(alice).back()
+    assert [row.not_before_ms for row in rows(app, ClientRegistration)] == [1 << 50]
 
 
 def test_storage_off_leaves_no_token_anywhere(app, alice, provider):
