@@ -77,7 +77,8 @@ def failed(turn: Turn, error: AppError) -> wire.Reply:
 
 def failure(turn: Turn, error: AppError) -> bytes:
     call, slug, error = turn.call, turn.gateway.slug, _as_told(turn, error)
-    known = {"gateway": slug, "state": turn.state, "request_id": call.request_id}
+    state = str(error.facts["state"]) if "state" in error.facts else turn.state
+    known = {"gateway": slug, "state": state, "request_id": call.request_id}
     if error.step is not None and turn.caller.is_admin:
         known["step"] = error.step
     return jsonrpc.failure(error, call.id, **known)

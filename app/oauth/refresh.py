@@ -232,6 +232,8 @@ def _unavailable(gateway: Usable, seen: Seen | None) -> ProviderError:
     if isinstance(seen, Row) and seen.state == "failing" and seen.last_error_code in admins_matter:
         code, said = seen.last_error_code, seen.last_error_text
     kind: Kind = "busy" if code == "provider_unreachable" else "client"
+    if seen is not None:
+        facts["state"] = seen.state  # after the attempt; the caller knows the one before
     if isinstance(seen, Row) and seen.is_refused_for_long and gateway.signs_people_in:
         page = f"{current_app.config['PUBLIC_URL']}/connections/{gateway.slug}"
         facts["hint"] = f"Or connect again: {page}"

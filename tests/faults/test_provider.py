@@ -174,6 +174,20 @@ def test_f_02_who_waits_for_a_black_hole_waits_for_one_request(place):
     assert (set(told), place.asked()) == ({"provider_unreachable"}, 1)
 
 
+def test_f_02_the_first_call_that_fails_tells_the_state_after_it(place):
+    place.app.config["OAUTH_REQUEST_TIMEOUT"] = 0.2
+    place.open().scripts = [endpoint.hang]
+    for _ in range(2):  # the one that asked, and one that finds the pause
+        assert place.failure()["state"] == place.row.state == "refreshing"
+    port = int(place.provider.url.rpartition(":")[2].partition("/")[0])
+    place.provider.__exit__()
+    place.wait_no_more()
+    assert place.failure()["state"] == place.row.state == "failing"
+    place.app.config["OAUTH_REQUEST_TIMEOUT"] = 30.0
+    place.provider = Endpoint(place._answer, port)
+    place.heals()
+
+
 def test_f_03_a_provider_that_drips_is_cut_at_the_deadline(place):
     place.app.config["OAUTH_REQUEST_TIMEOUT"] = 0.3
     place.open().scripts = [endpoint.drip]

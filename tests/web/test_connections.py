@@ -47,6 +47,16 @@ STATES = [  # what is in the row, what people read, what is offered
     ({"state": "active"}, "Connected", "Details"),
     ({"state": "refreshing"}, "Connected", "Details"),
     (
+        {"state": "refreshing", "not_before_ms": NOW + 3_600_000},  # its token still serves
+        "Connected",
+        "Details",
+    ),
+    (
+        {"state": "refreshing", "not_before_ms": NOW + 3_600_000, "expires_ms": NOW - 1000},
+        "The provider does not answer. We try again by ourselves. Not working",
+        "What happened",
+    ),
+    (
         {"state": "needs_reauth", "reason": "grant_ended"},
         "The provider ended your sign-in. Nothing is lost. Reconnect needed",
         "Reconnect",
@@ -90,6 +100,16 @@ def test_a_state_is_told_in_words_with_the_next_step(app, alice, values, words, 
     page = alice.get("/connections/acme")
     assert page.status_code == 200
     assert "at-alice" not in page.text and "mg1." not in page.text
+
+
+def test_a_renewal_whose_answer_was_lost_says_when_it_is_tried_again(app, alice):
+    world.add(app, UP, **world.oauth())
+    world.connect(app)
+    change(app, state="refreshing", expires_ms=NOW - 1000, not_before_ms=NOW + 3_600_000)
+    shown = text_of(alice.get("/connections/acme"))
+    assert "Next try" in shown and "You need not come back" not in shown
+    change(app, not_before_ms=0)  # somebody is asking now
+    assert "You need not come back" in text_of(alice.get("/connections/acme"))
 
 
 def test_without_a_connection_the_button_is_connect(app, alice):

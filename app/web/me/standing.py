@@ -124,6 +124,8 @@ def _own(spec: OAuthConfigSpec, held: Held) -> Words:
     state, reason = held.state, held.reason or ""
     if state == "active" and _is_over(held) and not _renews(spec, held):
         state, reason = "needs_reauth", "expired"  # as the next call will find
+    if state == "refreshing" and _is_over(held) and moment(held.not_before_ms) > utcnow():
+        state = "failing"  # no answer came, and nobody asks for a while
     if state in ("active", "refreshing"):
         who = f"As {held.account_label}." if held.account_label else ""
         soon = _ends_soon(spec, held)
