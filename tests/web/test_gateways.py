@@ -255,10 +255,18 @@ def test_two_admins_do_not_take_back_each_others_edits(app, admin):
     add(app, CODE)
     url = "/admin/gateways/github-mcp/edit"
     first = drawn(admin.get(url)) | {"scopes": "repo"}
-    send(admin, url, description="By the second")
+    theirs = {"description": "By the second", "pkce": "off", "client_secret": CANARY}
+    send(admin, url, **theirs)
     page = admin.post(url, data=first, headers={"Referer": f"https://gw.test{url}"})
     assert errors(page)["name"].startswith("Somebody else saved this meanwhile.")
     assert drawn(page)["scopes"] == "repo"
+    facts = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page.text)
+    assert dict(facts) == {
+        "Description": "By the second",
+        "Scopes": "repo read:user",
+        "PKCE": "Off: only if the provider breaks on it",
+    }
+    assert CANARY not in page.text
     assert record_of(app, "github-mcp")["description"] == "By the second"
     again = drawn(page) | {"description": "Compared"}
     admin.post(url, data=again, headers={"Referer": f"https://gw.test{url}"})

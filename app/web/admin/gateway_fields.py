@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from wtforms import Field
 from wtforms.fields.choices import SelectChoice
 
 from ...specs import OAuthConfigSpec
@@ -108,6 +109,14 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "" if value is None else str(value)
+
+
+def worded(field: Field, value: str | bool) -> str:
+    """A value as the form says it. None of them is a secret: those are not drawn."""
+    if isinstance(value, bool):
+        return "ticked" if value else "not ticked"
+    words = {one.value: one.label for one in getattr(field, "choices", ())}
+    return words.get(value, value) or "empty"
 
 
 def unify(value: Any) -> Any:

@@ -145,6 +145,14 @@ class GatewayForm(Asking):
         return [*([name] if name and is_typed else []), *key]
 
     @property
+    def stored_meanwhile(self) -> list[tuple[str, str]]:
+        """After another's save: what is stored where it differs from what stands here."""
+        names = [name for name in self.shown if self._changed(name)] if self._is_outdated else []
+        return [
+            (self[name].label.text, fields.worded(self[name], self.shown[name])) for name in names
+        ]
+
+    @property
     def has_own_tls(self) -> bool:
         """Something stands in that part, or is wrong with it."""
         names = ("ca_pem", "client_cert_pem", "client_key")
