@@ -657,7 +657,7 @@ def test_the_audit_names_fields_and_no_values(app, admins, alice_is_connected):
         "fields": ["name", "oauth_config.audience", "oauth_config.client_secret"],
         "signed_out": 1,
     }
-    assert events[2].details == {"connections": 1, "tools": 0, "api_tokens": 0}
+    assert events[2].details == {"connections": 1, "revocable": 0, "tools": 0, "api_tokens": 0}
     assert not any(text in str(updated.details) for text in ("aud-1", "typed"))
 
 
