@@ -66,9 +66,10 @@ def judge(
         if issuer.grace:
             excused = []  # a provider that forgives the first reuse has no reason to end one
         lost += [_story(slug, one, weather) for one in ended if one not in excused]
-        asked = tally.asked_to_connect[slug]
-        if asked and not ended:
-            lost += [f"{slug}: {asked} times asked to connect, and the provider ended nothing"]
+        if tally.reconnected[slug] > len(ended):
+            lost += [f"{slug}: {tally.reconnected[slug]} had to connect, {len(ended)} were ended"]
+        if issuer.requests["unknown"]:
+            lost += [f"{slug}: {issuer.requests['unknown']} times an unknown refresh token came"]
         notes.append(f"{slug} {len(issuer.families)} grants, {len(ended)} ended by the provider")
     twice = [key for server in servers for key, count in server.ran.items() if count > 1]
     ran = sum(len(server.ran) for server in servers)
@@ -89,25 +90,25 @@ def judge(
 
 def _story(slug: str, family: Family, weather: Weather) -> str:
     """What happened around the last time that it was renewed."""
-    last = family.rotated[-1]
-    told = [(at, "renewed") for at in family.rotated] + [(family.ended, "ended")] + weather.diary
+    last, _ = family.rotated[-1]
+    told = [(at, "renewed") for at, _ in family.rotated] + [(family.ended, "ended")] + weather.diary
     near = sorted((at - last, what) for at, what in told if last - 15 < at < last + 60)
     return f"{slug}: the grant of {family.owner}: " + ", ".join(f"{at:+.1f} {x}" for at, x in near)
 
 
 def _was_killed(family: Family, weather: Weather) -> bool:
-    """Whether a process died between a rotation and the commit of its tokens.
+    """Whether the process that renewed last died between the rotation and its commit.
 
     That takes a moment, and as long as a lease while the database is away.
     """
     crashes = [at for at, what in weather.diary if "database" in what]
 
-    def hit(came: float) -> bool:
-        away = any(came - COMMIT_S < at < came + COMMIT_S for at in crashes)
-        until = came + (COMMIT_S if away else MOMENT_S)
-        return any(came - 1 <= kill <= until for kill in weather.kills)
-
-    return bool(family.rotated) and hit(family.rotated[-1])
+    if not family.rotated:
+        return False
+    came, port = family.rotated[-1]
+    away = any(came - COMMIT_S < at < came + COMMIT_S for at in crashes)
+    until = came + (COMMIT_S if away else MOMENT_S)
+    return any(came - 1 <= at <= until and port in ports for at, ports in weather.kills)
 
 
 def leaks(nodes: list[Gateway], weather: Weather, url: str) -> list[str]:

@@ -26,7 +26,7 @@ class Weather:
 
     def __init__(self, nodes: list[Gateway], database: Server, issuers: list[Issuer]) -> None:
         self.nodes, self.database, self.issuers = nodes, database, issuers
-        self.kills: list[float] = []  # when a process was killed, or stopped, that might renew
+        self.kills: list[tuple[float, set[int]]] = []  # when, and the ports it called from
         self.diary: list[tuple[float, str]] = []
         self.happened: dict[str, int] = {}
         self.logs: list[str] = []  # of nodes that are gone
@@ -60,9 +60,11 @@ class Weather:
     def kill_a_node(self) -> None:
         """kill -9 of master and workers, and a new start."""
         node = random.choice(self.nodes)
-        self.kills.append(time.time())
+        workers = list(_children(node.program.pid))
+        os.killpg(node.program.pid, signal.SIGSTOP)
+        ports = set().union(*map(_ports, workers))
         os.killpg(node.program.pid, signal.SIGKILL)
-        self.kills.append(time.time())
+        self.kills.append((time.time(), ports))
         self._again(node)
 
     def lose_the_provider(self) -> None:
@@ -111,9 +113,11 @@ class Weather:
         self.logs.append(log.log())
 
     def _kill(self, pid: int) -> None:
-        self.kills.append(time.time())
         with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)  # so that it calls from no further port
+            ports = _ports(pid)
             os.kill(pid, signal.SIGKILL)
+            self.kills.append((time.time(), ports))
 
 
 def _children(pid: int) -> Iterator[int]:
@@ -121,3 +125,14 @@ def _children(pid: int) -> Iterator[int]:
         with contextlib.suppress(OSError):
             if entry.read_text().rpartition(")")[2].split()[1] == str(pid):
                 yield int(entry.parent.name)
+
+
+def _ports(pid: int) -> set[int]:
+    """Of this process's own ends of TCP connections."""
+    sockets = set()
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(entry).removeprefix("socket:[").rstrip("]"))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[9] in sockets}

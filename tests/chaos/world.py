@@ -30,7 +30,7 @@ class Family:
 
     owner: str
     alive: bool = True
-    rotated: list[float] = field(default_factory=list)  # when a request that rotated came in
+    rotated: list[tuple[float, int]] = field(default_factory=list)  # when, and from which port
     refused: int = 0  # times that the answer was invalid_grant
     ended: float = 0.0  # when it was the first time
 
@@ -49,7 +49,7 @@ class Issuer:
         self._access: dict[str, tuple[Family, float]] = {}
         self._refresh: dict[str, list[Any]] = {}  # token -> [family, first used at or 0]
 
-    def answer(self, path: str, form: dict[str, str]) -> tuple[int, str] | None:
+    def answer(self, path: str, form: dict[str, str], port: int) -> tuple[int, str] | None:
         """Status and body; None: the connection just ends."""
         weather, end = self.weather, time.monotonic() + 10
         while weather == "hang" and self.weather == "hang" and time.monotonic() < end:
@@ -61,7 +61,7 @@ class Issuer:
         if path == "/revoke":
             self.revoke(form["token"])
             return 200, ""
-        status, reply = self.token(form)
+        status, reply = self.token(form, port)
         return status, json.dumps(reply)
 
     def authorize(self, asked: dict[str, str], owner: str) -> str:
@@ -74,18 +74,19 @@ class Issuer:
         back = {"code": code, "state": asked["state"]}
         return f"{asked['redirect_uri']}?{urlencode(back)}"
 
-    def token(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    def token(self, form: dict[str, str], port: int) -> tuple[int, dict[str, Any]]:
         came = time.time()
         with self._lock:
             self.requests[form["grant_type"]] += 1
             if form["grant_type"] == "authorization_code":
                 family = self._codes.pop(form["code"], None)
                 return (200, self._mint(family)) if family else (400, {"error": "invalid_grant"})
-            return self._rotate(form["refresh_token"], came)
+            return self._rotate(form["refresh_token"], came, port)
 
-    def _rotate(self, token: str, came: float) -> tuple[int, dict[str, Any]]:
+    def _rotate(self, token: str, came: float, port: int) -> tuple[int, dict[str, Any]]:
         held = self._refresh.get(token)
         if held is None:
+            self.requests["unknown"] += 1
             return 400, {"error": "invalid_grant"}
         family: Family = held[0]
         if held[1] and came - held[1] > self.grace:
@@ -96,7 +97,7 @@ class Issuer:
             family.ended = family.ended or came
             return 400, {"error": "invalid_grant"}
         held[1] = held[1] or came
-        family.rotated.append(came)
+        family.rotated.append((came, port))
         return 200, self._mint(family)
 
     def _mint(self, family: Family) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def serving(issuer: Issuer) -> Iterator[Issuer]:
         def do_POST(self) -> None:
             text = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
             form = {name: values[0] for name, values in parse_qs(text).items()}
-            said = issuer.answer(self.path, form)
+            said = issuer.answer(self.path, form, self.client_address[1])
             if said is None:
                 self.close_connection = True
             else:
