@@ -21,9 +21,10 @@ def statuses(gateway, token, times=20):
 
 
 def refused_everywhere(gateway, token):
+    """With 401; or 429, as these many calls with a wrong token look like somebody who guesses."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
-        if statuses(gateway, token) == {401}:
+        if statuses(gateway, token) <= {401, 429}:
             return True
     return False
 
