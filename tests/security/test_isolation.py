@@ -91,6 +91,7 @@ class Isolation(RuleBasedStateMachine):
         self.upstream.script = self.outside = Outside()
         self.upstream.seen.clear()
         self.connected: set[tuple[str, str]] = set()
+        self.have_been_refused: set[tuple[str, str]] = set()
         with self.app.app_context():
             for model in (ParkedCall, CatalogEntry, Connection):
                 db.session.execute(sa.delete(model))
@@ -122,7 +123,13 @@ class Isolation(RuleBasedStateMachine):
 
     @rule(who=people, where=places)
     def is_refused(self, who: str, where: str) -> None:
-        """Their token ends at the server. It is renewed with theirs, and with nobody else's."""
+        """Their token ends at the server. It is renewed with theirs, and with nobody else's.
+
+        Once: within a minute a server that refuses again is told of, and not obeyed.
+        """
+        if (who, where) in self.have_been_refused:
+            return
+        self.have_been_refused.add((who, where))
         for seen in self.upstream.seen:
             token = (seen.header("Authorization") or "").removeprefix("Bearer ")
             if token.startswith(f"at~{who.partition('@')[0]}~{where}~"):
