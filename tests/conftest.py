@@ -30,28 +30,27 @@ def pytest_addoption(parser):
     parser.addoption("--database", choices=["sqlite", "postgresql"], default="sqlite")
 
 
-# What these vary is said on the wire; their cases ask the database one and the same.
-ABOUT_THE_WIRE = {
-    *("faults/test_provider", "faults/test_upstream", "mcp/test_client", "mcp/test_consent"),
-    *("mcp/test_flood", "mcp/test_relay", "oauth/test_client", "security/test_inside"),
-    *("security/test_mixup", "web/test_machines", "web/test_oauth", "web/test_proxy"),
+# Here the cases of a test differ in what happens in the database.
+ABOUT_THE_DATABASE = {
+    *("oauth/test_flow", "oauth/test_race", "oauth/test_refresh", "oauth/test_spool", "test_audit"),
+    *("test_db", "test_housekeeping", "test_resealing", "test_rotation", "web/test_deadlocks"),
 }
 
 
 def pytest_collection_modifyitems(config, items):
     """On PostgreSQL run what meets a database; the rest is the same on both, and ran on SQLite.
 
-    Of a test about the wire one case meets it for all.
+    Where the cases of a test vary something else, one of them meets it for all.
     """
     if config.getoption("--database") == "postgresql":
-        met, meeting = set(), []
+        meeting, rest, met = [], [], set()
         for item in items:
             file = item.path.relative_to(config.rootpath / "tests").with_suffix("").as_posix()
             test = (file, item.originalname)
-            if "template_database" in item.fixturenames and test not in met:
-                meeting.append(item)
-                met |= {test} if file in ABOUT_THE_WIRE else set()
-        config.hook.pytest_deselected(items=[item for item in items if item not in meeting])
+            runs = "template_database" in item.fixturenames and test not in met
+            (meeting if runs else rest).append(item)
+            met |= {test} if runs and file not in ABOUT_THE_DATABASE else set()
+        config.hook.pytest_deselected(items=rest)
         items[:] = meeting
 
 
