@@ -36,6 +36,12 @@ ABOUT_THE_DATABASE = {
     *("test_db", "test_housekeeping", "test_resealing", "test_rotation", "web/test_deadlocks"),
 }
 
+# And these read the few same rows for each call: what they try is on the wire.
+ABOUT_THE_WIRE = {
+    *("faults/test_upstream", "mcp/test_client", "mcp/test_flood", "mcp/test_relay"),
+    *("oauth/test_client", "security/test_inside", "web/test_proxy"),
+}
+
 
 def pytest_collection_modifyitems(config, items):
     """On PostgreSQL run what meets a database; the rest is the same on both, and ran on SQLite.
@@ -47,7 +53,8 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             file = item.path.relative_to(config.rootpath / "tests").with_suffix("").as_posix()
             test = (file, item.originalname)
-            runs = "template_database" in item.fixturenames and test not in met
+            meets = "template_database" in item.fixturenames and file not in ABOUT_THE_WIRE
+            runs = meets and test not in met
             (meeting if runs else rest).append(item)
             met |= {test} if runs and file not in ABOUT_THE_DATABASE else set()
         config.hook.pytest_deselected(items=rest)

@@ -16,7 +16,8 @@ from tests.e2e.gateway import PASSWORD, ROOT, Gateway
 from tests.web.registry import NONE
 
 PICTURES = os.environ.get("SCREENSHOTS")
-SIZES = ((1280, 800), (360, 740))
+WIDE = 1280
+SIZES = ((WIDE, 800), (360, 740))
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 EMAIL = "ana@example.com"
 NO_PAGES = (  # these lead on, or are for programs
@@ -141,7 +142,8 @@ def look(page: Page, axe: str, name: str) -> None:
             page.set_viewport_size({"width": width, "height": height})
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # no half-way colours
             assert_fits(page, width)
-            assert_clean(page, axe)
+            if (width == WIDE) == (scheme == "light"):  # each of the four once; half the time
+                assert_clean(page, axe)
             keep_picture(page, f"{name}-{width}-{scheme}")
     page.set_viewport_size({"width": 1280, "height": 800})
     page.emulate_media(color_scheme="light")
