@@ -6,6 +6,7 @@ SHELL := bash
 
 PYTHON ?= python3
 PORT ?= 8000
+WHOLE ?=  # WHOLE=--whole: every test on PostgreSQL too, which takes ten minutes more
 BIN := .venv/bin
 LINT := .venv/lint/bin
 PIP := $(BIN)/pip install -qq --disable-pip-version-check --require-hashes
@@ -74,7 +75,7 @@ lint: .venv/dev .venv/lint/stamp
 test: lint .rigs/stamp
 	@.ci/needs chromium postgresql nginx-light curl faketime
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore tests/e2e --database postgresql
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore tests/e2e --database postgresql $(WHOLE)
 
 bench: .venv/run
 	@.ci/needs wrk gcc

@@ -28,6 +28,7 @@ PASSWORD = "correct horse battery"
 
 def pytest_addoption(parser):
     parser.addoption("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.addoption("--whole", action="store_true", help="on PostgreSQL, every case too")
 
 
 # Here the cases of a test differ in what happens in the database.
@@ -46,9 +47,9 @@ ABOUT_THE_WIRE = {
 def pytest_collection_modifyitems(config, items):
     """On PostgreSQL run what meets a database; the rest is the same on both, and ran on SQLite.
 
-    Where the cases of a test vary something else, one of them meets it for all.
+    Where the cases of a test vary something else, one of them meets it for all; `--whole` runs all.
     """
-    if config.getoption("--database") == "postgresql":
+    if config.getoption("--database") == "postgresql" and not config.getoption("--whole"):
         meeting, rest, met = [], [], set()
         for item in items:
             file = item.path.relative_to(config.rootpath / "tests").with_suffix("").as_posix()
