@@ -16,6 +16,7 @@ from . import trust
 from .db import db, db_now_ms, recent
 from .errors import NotFound
 from .models import Connection, Flow, Gateway, OAuthConfig
+from .oauth.discovered import Discovered, spec_of
 from .specs import OAuthConfigSpec
 from .trust import Trust
 
@@ -73,7 +74,8 @@ class UsableConfig:
     id: str
     version: int
     registration_id: str | None
-    spec: OAuthConfigSpec
+    spec: OAuthConfigSpec  # as it works: what the admin said, over what was found
+    found: Discovered | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -179,7 +181,8 @@ def _standing(caller: Caller) -> sa.Select[Any]:
     default = sa.and_(o.gateway_id == g.id, o.is_default, g.auth_type == "oauth")
     owner = sa.case((o.grant_type == "client_credentials", "shared"), else_=caller.owner_key)
     columns: list[Any] = [
-        *(g.id.label("gateway_id"), g.slug, g.name, g.description, g.auth_type, o.settings),
+        *(g.id.label("gateway_id"), g.slug, g.name, g.description, g.auth_type),
+        *(o.settings, o.discovered),
         *(getattr(c, name).label(f"held_{name}") for name in _HELD),
         c.access_token_sealed.is_not(None).label("held_has_access"),
         c.refresh_token_sealed.is_not(None).label("held_has_refresh"),
@@ -198,7 +201,7 @@ def _stands(row: sa.Row[Any]) -> Standing:
         name=row.name,
         description=row.description,
         auth_type=row.auth_type,
-        spec=None if row.settings is None else OAuthConfigSpec.model_validate(row.settings),
+        spec=None if row.settings is None else spec_of(row.settings, row.discovered),
         held=None if row.held_id is None else Held(**facts),
         is_signing_in=row.is_signing_in,
     )
@@ -227,7 +230,7 @@ def _usable(caller: Caller, slug: str) -> Usable | None:
     g, c = Gateway.__table__.c, OAuthConfig.__table__.c
     query = (
         sa.select(Gateway.__table__, c.id.label("config_id"), c.config_version, c.settings)
-        .add_columns(c.registration_id)
+        .add_columns(c.registration_id, c.discovered)
         .outerjoin(OAuthConfig.__table__, sa.and_(c.gateway_id == g.id, c.is_default))
         .where(g.slug == slug, g.is_enabled)
     )
@@ -255,5 +258,5 @@ def _usable(caller: Caller, slug: str) -> Usable | None:
 
 
 def _config(row: sa.Row[Any]) -> UsableConfig:
-    spec = OAuthConfigSpec.model_validate(row.settings)
-    return UsableConfig(row.config_id, row.config_version, row.registration_id, spec)
+    spec, found = spec_of(row.settings, row.discovered), Discovered.of(row.discovered)
+    return UsableConfig(row.config_id, row.config_version, row.registration_id, spec, found)

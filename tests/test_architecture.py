@@ -9,11 +9,11 @@ import pytest
 APP = Path(__file__).parents[1] / "app"
 
 LEVELS = [  # a module imports from the lines above its own, never from its own or a later one
-    "errors addresses processes sqlite postgres logs states strict_json mcp.hangup",
+    "errors addresses exchanges processes sqlite postgres logs states strict_json mcp.hangup",
     "db draining slots metrics certificates oauth.refusals mcp.jsonrpc",
     "models passwords secretbox egress specs oauth.replies oauth.callback mcp.wire",
     "about",
-    "schema edits trust schedule chain oauth.revoking oauth.breaker",
+    "schema edits trust schedule chain oauth.revoking oauth.breaker oauth.discovered",
     "audit access throttle limits watching oauth.client oauth.discovery oauth.templates mcp.sse",
     "connections oauth.timeline",
     "activity api_tokens overview sessions keys oauth.registration oauth.sharing oauth.ladder"

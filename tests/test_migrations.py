@@ -6,7 +6,7 @@ from flask_migrate import check, downgrade, upgrade
 
 from app.db import Base, db
 
-BEFORE = "0001"  # the schema of the release before this one
+BEFORE = "0002"  # the schema of the release before this one
 
 
 def test_migrations_build_the_schema_of_the_models(app):

@@ -45,6 +45,9 @@ class ClientRegistration(Base):
     not_before_ms: Mapped[int] = mapped_column(BigInteger, default=0)
     last_error_code: Mapped[str | None] = mapped_column(String(40))
     secret_set_at: Mapped[datetime | None]  # shown as "Saved 12 Nov"
+    public_jwk: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    registered_ms: Mapped[int | None] = mapped_column(BigInteger)  # by ourselves (RFC 7591)
+    probed_ms: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 
     @property
     def sealed_for(self) -> str:
@@ -71,6 +74,10 @@ class OAuthConfig(Base):
     issuer: Mapped[str | None] = mapped_column(String(2048))
     token_url: Mapped[str | None] = mapped_column(String(2048))
     settings: Mapped[dict[str, Any]] = mapped_column(JSON)
+    # What metadata said: an oauth.discovered.Discovered as JSON. NULL: never read.
+    discovered: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    template: Mapped[str | None] = mapped_column(String(40))  # the provider it was copied from
+    template_version: Mapped[int | None]
     registration_id: Mapped[str | None] = mapped_column(ForeignKey("client_registration.id"))
     registration: Mapped[ClientRegistration | None] = relationship()
     # An admin trusts every silent provider that answers on the same callback path (SEC-008).
@@ -198,6 +205,7 @@ class Flow(Base):
     config_version: Mapped[int]
     purpose: Mapped[str] = mapped_column(String(10), default="connect")  # step_up, call, check
     parked_call_id: Mapped[str | None] = mapped_column(String(32))
+    target: Mapped[str | None] = mapped_column(String(500))  # of a step-up: what wanted more
     return_to: Mapped[str] = mapped_column(String(500))  # a path of ours
     status: Mapped[str] = mapped_column(String(10), default="open")  # used, done, failed
     error_code: Mapped[str | None] = mapped_column(String(40))

@@ -28,6 +28,7 @@ from ..specs import OAuthConfigSpec
 from . import asking, keeping, ladder, parked, registration, revocation, sharing
 from .callback import Callback
 from .client import OAuthClient, Registration
+from .discovered import spec_of
 from .replies import TokenSet
 
 WINDOW_MS = 600_000  # in which unfinished attempts are counted
@@ -200,7 +201,7 @@ def _pinned(gateway: Usable, config: UsableConfig) -> Flow:
         created_ms=now,
         expires_ms=now + life_ms,
         issuer=spec.issuer,
-        iss_required=False,  # nobody has promised it: metadata is not read yet
+        iss_required=config.found is not None and config.found.names_itself,
         authorization_url=spec.authorization_url,
         token_url=spec.token_url,
         redirect_uri=registration.redirect_uri(spec, gateway.slug),
@@ -341,7 +342,7 @@ def _host(seen: ladder.Row) -> str:
 
 
 def _spec(seen: ladder.Row) -> OAuthConfigSpec:
-    return OAuthConfigSpec.model_validate(seen.settings)
+    return spec_of(seen.settings, seen.discovered)
 
 
 def _client(seen: ladder.Row) -> OAuthClient:

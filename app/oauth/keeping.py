@@ -15,9 +15,9 @@ from ..audit import Actor, Subject, record
 from ..db import db, db_now_ms
 from ..errors import Conflict, TokenRefused
 from ..models import Connection, Flow, Gateway, OAuthConfig, User
-from ..specs import OAuthConfigSpec
 from ..states import LIVING, OVER, may_follow
 from . import lease, refresh, revocation
+from .discovered import spec_of
 from .freshness import Need, timing_of
 from .replies import TokenSet
 from .row import needed
@@ -45,7 +45,7 @@ def keep(  # noqa: PLR0913  # all that a consent consists of
     `t0_ms` is the database's time before the code was sent. Raises Conflict("connection_limit").
     The caller commits. What another process still gets for the old grant then matches no row.
     """
-    spec = OAuthConfigSpec.model_validate(config.settings)
+    spec = spec_of(config.settings, config.discovered)
     renews = spec.token_management.auto_refresh and token_set.refresh_token is not None
     queue_at(gateway_id, caller.user_id)
     row = _lock_row(caller, config)

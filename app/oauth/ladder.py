@@ -158,7 +158,8 @@ def _read(which: sa.ColumnElement[bool]) -> Row | None:
     """A flow as it is now. A short transaction of its own."""
     query = (
         sa.select(Flow.__table__, (Flow.expires_ms <= db_now_ms()).label("is_over"))
-        .add_columns(OAuthConfig.settings, OAuthConfig.config_version.label("version_now"))
+        .add_columns(OAuthConfig.settings, OAuthConfig.discovered)
+        .add_columns(OAuthConfig.config_version.label("version_now"))
         .add_columns(Gateway.id.label("gateway_id"), Gateway.slug, Gateway.name)
         .add_columns(Gateway.is_enabled, Gateway.auth_type)
         .join(OAuthConfig, OAuthConfig.id == Flow.oauth_config_id)

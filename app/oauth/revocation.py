@@ -27,6 +27,7 @@ from ..specs import OAuthConfigSpec
 from ..states import LIVING
 from . import revoking
 from .client import OAuthClient, Registration
+from .discovered import spec_of
 from .replies import TokenSet
 from .revoking import Hint, Verdict
 
@@ -62,7 +63,7 @@ def queue(row: Connection, *, why: str) -> int:
         return 0
     made = Revocation(connection_id=row.id, user_id=row.user_id, style="none", url="")
     made.gateway_id, made.gateway_name, made.client_id = gateway.id, gateway.name, ""
-    spec = OAuthConfigSpec.model_validate(config.settings)
+    spec = spec_of(config.settings, config.discovered)
     style, url = spec.revocation_style, row.revocation_url
     client = db.session.get(ClientRegistration, row.registration_id or "")
     if row.owner_key == "shared":  # nobody consented, so nothing was pinned

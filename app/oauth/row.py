@@ -12,9 +12,9 @@ from ..access import Seen, Usable, UsableConfig
 from ..db import db, db_now_ms
 from ..errors import Conflict, ConnectionNeeded, NotFound
 from ..models import Connection, OAuthConfig
-from ..specs import OAuthConfigSpec
 from ..states import LIVING
 from . import asking
+from .discovered import Discovered, spec_of
 from .freshness import Need
 
 c = Connection
@@ -60,7 +60,8 @@ def look(gateway: Usable, need: Need) -> tuple[Row | None, Need]:
     """
     at = time.monotonic()
     mine = sa.and_(c.oauth_config_id == OAuthConfig.id, c.owner_key == gateway.owner_key)
-    today = (OAuthConfig.config_version, OAuthConfig.registration_id, OAuthConfig.settings)
+    o = OAuthConfig
+    today = (o.config_version, o.registration_id, o.settings, o.discovered)
     query = (
         sa.select(
             *columns(Row),
@@ -76,9 +77,9 @@ def look(gateway: Usable, need: Need) -> tuple[Row | None, Need]:
     if found is None:
         raise NotFound("gateway_not_found", gateway=gateway.slug)
     values = dict(found)
-    version, registration_id, settings = (values.pop(f"today_{one.key}") for one in today)
+    now = [values.pop(f"today_{one.key}") for one in today]
     row = Row(**values, read_at=at) if values["id"] else None
-    need = replace(need, config=_today(need.config, version, registration_id, settings))
+    need = replace(need, config=_today(need.config, *now))
     if need.config.is_shared != (gateway.owner_key == "shared"):
         raise Conflict("config_changed")
     if not need.config.is_shared and (row is None or row.state not in LIVING):
@@ -87,14 +88,17 @@ def look(gateway: Usable, need: Need) -> tuple[Row | None, Need]:
 
 
 def _today(
-    config: UsableConfig, version: int, registration_id: str | None, settings: dict[str, Any]
+    config: UsableConfig,
+    version: int,
+    registration_id: str | None,
+    settings: dict[str, Any],
+    kept: dict[str, Any] | None,
 ) -> UsableConfig:
     """What the caller holds may be a second old; a change that tokens depend on has a version."""
     if (config.version, config.registration_id) == (version, registration_id):
         return config
-    return UsableConfig(
-        config.id, version, registration_id, OAuthConfigSpec.model_validate(settings)
-    )
+    spec, found = spec_of(settings, kept), Discovered.of(kept)
+    return UsableConfig(config.id, version, registration_id, spec, found)
 
 
 def needed(gateway: Usable, seen: Seen | None) -> ConnectionNeeded:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from ..db import db
 from ..models import Gateway, OAuthConfig
+from .discovered import Discovered
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,9 @@ def place(redirect_uri: str | None, issuer: str | None, token_url: str | None) -
 
 
 def of(config: OAuthConfig | sa.Row[Any]) -> Place | None:
-    """None where nobody is sent away, or comes back with a name: no danger to others.
-
-    Nobody has promised to name themselves, as long as no metadata is read.
-    """
-    if config.grant_type != "authorization_code":
+    """None where nobody is sent away, or comes back with a name: no danger to others."""
+    found = Discovered.of(config.discovered)
+    if config.grant_type != "authorization_code" or (found is not None and found.names_itself):
         return None
     return place(config.settings.get("redirect_uri"), config.issuer, config.token_url)
 
@@ -67,6 +66,7 @@ def _silent() -> list[tuple[sa.Row[Any], Place]]:
     o = OAuthConfig
     query = (
         sa.select(o.id, o.grant_type, o.settings, o.issuer, o.token_url)
+        .add_columns(o.discovered)
         .add_columns(o.trusts_shared_callback, o.callback_since_ms, o.created_at, Gateway.name)
         .join(Gateway, Gateway.id == o.gateway_id)
         .order_by(Gateway.name)
