@@ -96,8 +96,9 @@ def rates() -> Rates:
 
 def strictly(what: str, who: str, *, most: int, window_ms: int = WINDOW_MS) -> None:
     """Count one here and now, for all workers. Raises Busy when there were too many. Commits."""
-    now = db_now_ms()
-    counted = _upsert([{"id": _name((what, who)), "window_ms": now - now % window_ms, "count": 1}])
+    # The clock is read once: between two readings it may go on, to the end of another window.
+    window = db_now_ms() // window_ms * window_ms
+    counted = _upsert([{"id": _name((what, who)), "window_ms": window, "count": 1}])
 
     def add() -> Any:
         with db.engine.begin() as link:

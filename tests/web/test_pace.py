@@ -6,7 +6,7 @@ import time
 import pytest
 
 from app import limits
-from app.models import User
+from app.models import RateWindow, User
 from tests.conftest import person, rows
 from tests.mcp.world import Client, add
 from tests.upstream import upstream
@@ -103,5 +103,7 @@ def test_sec_101_new_api_tokens_are_limited_by_the_hour(app, alice):
     with app.app_context():
         for _ in range(60):
             limits.strictly("new_token", user_id, most=60, window_ms=3_600_000)
+    counted = [row for row in rows(app, RateWindow) if row.count == 60]  # all in one window
+    assert [row.window_ms % 3_600_000 for row in counted] == [0]
     page = alice.submit("/tokens/new", name="one more", scopes="mcp", which="all", ends="30")
     assert page.status_code == 429 and int(page.headers["Retry-After"]) <= 3600
