@@ -17,7 +17,7 @@ from .callers import Somebody, Tally
 from .weather import Weather
 from .world import MARK, Counting, Family, Issuer
 
-MOMENT_S = 3.0  # from a request that rotated to the commit of its tokens, on a busy machine
+MOMENT_S = 1.0  # from a request that rotated to the commit of its tokens, on a busy machine
 COMMIT_S = 12.0  # the same while the database is away
 HEAL_S = 90.0  # a lease, the quiet time after a lost answer, and a try
 
@@ -101,14 +101,14 @@ def _was_killed(family: Family, weather: Weather) -> bool:
 
     That takes a moment, and as long as a lease while the database is away.
     """
-    crashes = [at for at, what in weather.diary if "database" in what]
-
     if not family.rotated:
         return False
-    came, port = family.rotated[-1]
+    crashes = [at for at, what in weather.diary if "database" in what]
+    came, process = family.rotated[-1]
     away = any(came - COMMIT_S < at < came + COMMIT_S for at in crashes)
     until = came + (COMMIT_S if away else MOMENT_S)
-    return any(came - 1 <= at <= until and port in ports for at, ports in weather.kills)
+    killed = [pids for at, pids in weather.kills if came - MOMENT_S <= at <= until]
+    return any(process in pids for pids in killed) or (process == 0 and bool(killed))
 
 
 def leaks(nodes: list[Gateway], weather: Weather, url: str) -> list[str]:

@@ -22,14 +22,16 @@ from .world import Issuer
 
 
 class Weather:
-    """Each method breaks one thing and mends it again. `kills`: spans in which one may have hit."""
+    """Each method breaks one thing and mends it again."""
 
     def __init__(self, nodes: list[Gateway], database: Server, issuers: list[Issuer]) -> None:
         self.nodes, self.database, self.issuers = nodes, database, issuers
-        self.kills: list[tuple[float, set[int]]] = []  # when, and the ports it called from
+        self.kills: list[tuple[float, set[int]]] = []  # when, and which processes
         self.diary: list[tuple[float, str]] = []
         self.happened: dict[str, int] = {}
         self.logs: list[str] = []  # of nodes that are gone
+        for issuer in issuers:
+            issuer.process_of = self.process_of
 
     def storm(self, over: threading.Event, *, pause: float = 2.0) -> None:
         """One thing after the other; the rarer ones at least once."""
@@ -60,11 +62,10 @@ class Weather:
     def kill_a_node(self) -> None:
         """kill -9 of master and workers, and a new start."""
         node = random.choice(self.nodes)
-        workers = list(_children(node.program.pid))
-        os.killpg(node.program.pid, signal.SIGSTOP)
-        ports = set().union(*map(_ports, workers))
+        os.killpg(node.program.pid, signal.SIGSTOP)  # so that it starts no further worker
+        workers = set(_children(node.program.pid))
         os.killpg(node.program.pid, signal.SIGKILL)
-        self.kills.append((time.time(), ports))
+        self.kills.append((time.time(), workers))
         self._again(node)
 
     def lose_the_provider(self) -> None:
@@ -114,25 +115,44 @@ class Weather:
 
     def _kill(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)  # so that it calls from no further port
-            ports = _ports(pid)
             os.kill(pid, signal.SIGKILL)
-            self.kills.append((time.time(), ports))
+            self.kills.append((time.time(), {pid}))
+
+    def process_of(self, port: int) -> int:
+        """Which process has its end of a TCP connection there; 0: none, or none any more."""
+        inode = _inode(port)
+        if inode == "0":
+            return 0
+        for node in self.nodes:
+            for pid in _children(node.program.pid):
+                if _holds(pid, inode):
+                    return pid
+        # a worker of a node that is being replaced
+        return next((pid for pid in _processes() if _holds(pid, inode)), 0)
 
 
-def _children(pid: int) -> Iterator[int]:
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if entry.read_text().rpartition(")")[2].split()[1] == str(pid):
-                yield int(entry.parent.name)
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
-def _ports(pid: int) -> set[int]:
-    """Of this process's own ends of TCP connections."""
-    sockets = set()
+def _processes() -> Iterator[int]:
+    return (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
+
+
+def _inode(port: int) -> str:
+    """Of the socket that is bound there, as the kernel knows it; "0": of no process."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    found = (row[9] for row in rows if int(row[1].rpartition(":")[2], 16) == port)
+    return next(found, "0")
+
+
+def _holds(pid: int, inode: str) -> bool:
     with contextlib.suppress(OSError):
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                sockets.add(os.readlink(entry).removeprefix("socket:[").rstrip("]"))
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[9] in sockets}
+                if os.readlink(entry) == f"socket:[{inode}]":
+                    return True
+    return False

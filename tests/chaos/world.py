@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
@@ -30,7 +30,8 @@ class Family:
 
     owner: str
     alive: bool = True
-    rotated: list[tuple[float, int]] = field(default_factory=list)  # when, and from which port
+    # when, and by which process; 0: by one that was gone before the answer
+    rotated: list[tuple[float, int]] = field(default_factory=list)
     refused: int = 0  # times that the answer was invalid_grant
     ended: float = 0.0  # when it was the first time
 
@@ -41,6 +42,7 @@ class Issuer:
     def __init__(self, name: str, *, life: float, grace: float) -> None:
         self.name, self.life, self.grace = name, life, grace
         self.weather = ""
+        self.process_of: Callable[[int], int] = lambda _: 0  # by the port that it asks from
         self.requests: Counter[str] = Counter()
         self.families: list[Family] = []
         self.url = ""
@@ -75,15 +77,15 @@ class Issuer:
         return f"{asked['redirect_uri']}?{urlencode(back)}"
 
     def token(self, form: dict[str, str], port: int) -> tuple[int, dict[str, Any]]:
-        came = time.time()
+        came, process = time.time(), self.process_of(port)
         with self._lock:
             self.requests[form["grant_type"]] += 1
             if form["grant_type"] == "authorization_code":
                 family = self._codes.pop(form["code"], None)
                 return (200, self._mint(family)) if family else (400, {"error": "invalid_grant"})
-            return self._rotate(form["refresh_token"], came, port)
+            return self._rotate(form["refresh_token"], came, process)
 
-    def _rotate(self, token: str, came: float, port: int) -> tuple[int, dict[str, Any]]:
+    def _rotate(self, token: str, came: float, process: int) -> tuple[int, dict[str, Any]]:
         held = self._refresh.get(token)
         if held is None:
             self.requests["unknown"] += 1
@@ -97,7 +99,7 @@ class Issuer:
             family.ended = family.ended or came
             return 400, {"error": "invalid_grant"}
         held[1] = held[1] or came
-        family.rotated.append((came, port))
+        family.rotated.append((came, process))
         return 200, self._mint(family)
 
     def _mint(self, family: Family) -> dict[str, Any]:
