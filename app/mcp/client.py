@@ -24,7 +24,6 @@ RESUMES, RESUME_MS, RESUME_MOST_MS = 3, 1000, 5000  # of a stream with event ids
 NOT_HERE = (400, 404, 405)  # what a server of the old transport says to a POST (E5)
 INITIALIZED = jsonrpc.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"})
 _STREAM = {"Accept": "text/event-stream"}
-_MODERN_REFUSALS = (jsonrpc.HEADER_MISMATCH, jsonrpc.MISSING_CAPABILITY, jsonrpc.WRONG_VERSION)
 
 
 class NotStreamable(UpstreamError):
@@ -71,20 +70,11 @@ def find_era(op: Operation) -> Era:
         if error.code != "upstream_bad_answer":
             raise
         body = {}
-    if not is_modern_answer(answer.status, body):
+    if not wire.is_modern_answer(answer.status, body):
         return "legacy"
     result = body.get("result")
     op.memory.learn(op.gateway, "modern", result.get("capabilities") if result else None)
     return "modern"
-
-
-def is_modern_answer(status: int, body: Mapping[str, Any]) -> bool:
-    """Of an answer to any modern request."""
-    result, problem = body.get("result"), body.get("error")
-    if isinstance(result, dict):
-        return "resultType" in result
-    number = problem.get("code") if isinstance(problem, dict) else None
-    return number in _MODERN_REFUSALS or (status == 404 and number == jsonrpc.NO_METHOD)
 
 
 # -- one request ----------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def _discovered(op: Operation, turn: Turn) -> wire.Reply:
         if error.code != "upstream_bad_answer":
             raise
         return stand_in.older(call)
-    if client.is_modern_answer(answer.status, message.body):
+    if wire.is_modern_answer(answer.status, message.body):
         op.memory.learn(
             op.gateway, "modern", (message.body.get("result") or {}).get("capabilities")
         )

@@ -20,6 +20,7 @@ from .jsonrpc import (
     HEADER_MISMATCH,
     INVALID_PARAMS,
     INVALID_REQUEST,
+    MISSING_CAPABILITY,
     NO_METHOD,
     PARSE_ERROR,
     WRONG_VERSION,
@@ -47,6 +48,7 @@ REMOVED = {
     *("initialize", "ping", "logging/setLevel"),
     *("resources/subscribe", "resources/unsubscribe"),
 }
+_MODERN_REFUSALS = (HEADER_MISMATCH, MISSING_CAPABILITY, WRONG_VERSION)
 _WRAPPED = re.compile(r"=\?base64\?(.*)\?=")
 _PLAIN = re.compile(r"[\x20-\x7e]*")
 _VISIBLE = re.compile(r"[\x21-\x7e]{1,2048}")  # S7: of an upstream's session id
@@ -232,6 +234,15 @@ def takes_urls(capabilities: Any) -> bool:
     """Whether a client can be asked to open a link; `elicitation: {}` alone means forms."""
     asks = capabilities.get("elicitation") if isinstance(capabilities, dict) else None
     return isinstance(asks, dict) and isinstance(asks.get("url"), dict)
+
+
+def is_modern_answer(status: int, body: Mapping[str, Any]) -> bool:
+    """Of an answer to any modern request (E5)."""
+    result, problem = body.get("result"), body.get("error")
+    if isinstance(result, dict):
+        return "resultType" in result
+    number = problem.get("code") if isinstance(problem, dict) else None
+    return number in _MODERN_REFUSALS or (status == 404 and number == NO_METHOD)
 
 
 def is_session_id(text: str) -> bool:
