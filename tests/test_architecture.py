@@ -11,11 +11,13 @@ APP = Path(__file__).parents[1] / "app"
 LEVELS = [  # a module imports from the lines above its own, never from its own or a later one
     "errors addresses exchanges processes sqlite postgres logs states strict_json mcp.hangup",
     "db draining slots metrics certificates oauth.refusals mcp.jsonrpc",
-    "models passwords secretbox egress specs oauth.replies oauth.callback mcp.wire",
+    "models passwords secretbox egress specs oauth.replies oauth.callback oauth.challenge mcp.wire",
     "about",
     "schema edits trust schedule chain oauth.revoking oauth.breaker oauth.discovered",
-    "audit access throttle limits watching oauth.client oauth.discovery oauth.templates mcp.sse",
-    "connections oauth.timeline",
+    "audit access throttle limits watching oauth.client oauth.places oauth.templates mcp.sse",
+    "connections oauth.timeline oauth.metadata oauth.fetching",
+    "oauth.knocking",
+    "oauth.discovery",
     "activity api_tokens overview sessions keys oauth.registration oauth.sharing oauth.ladder"
     " oauth.freshness mcp.upstream mcp.memory mcp.handles mcp.health",
     "opening oauth.asking oauth.revocation mcp.turn mcp.answers mcp.stand_in",
@@ -40,7 +42,7 @@ TOGETHER = {"models", "authz", "cli", "web"}  # packages whose modules may impor
 ONLY = {  # what is imported -> the only modules that may
     "socket urllib3": "egress",
     "ssl": "egress certificates",
-    "requests requests_oauthlib oauthlib": "egress oauth.client oauth.replies",
+    "requests requests_oauthlib oauthlib": "egress oauth.client oauth.fetching oauth.replies",
     "cryptography": "secretbox certificates",  # which are read by nothing else here
     "pydantic": "specs",
     "argon2 gevent": "passwords",
@@ -48,7 +50,7 @@ ONLY = {  # what is imported -> the only modules that may
     "flask click": "web cli",
     "alembic flask_migrate": "schema",
     "flask_wtf wtforms werkzeug": "web",
-    "app.egress": "oauth.client oauth.discovery oauth.registration mcp.upstream checks authz",
+    "app.egress": "oauth.client oauth.fetching oauth.registration mcp.upstream checks authz",
 }
 OAUTH_SEALERS = "tokens refresh lease flow registration parked revocation spool"
 SEALERS = {

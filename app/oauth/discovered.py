@@ -50,6 +50,7 @@ class Discovered:
     takes_documents: bool = False  # client id metadata documents
     is_openid: bool = False
     sha256: str = ""  # of the server's document
+    life_s: int = 3600  # for how long it is good, as it says itself
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
