@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -104,8 +103,9 @@ class Fetching:
         with egress.session(self._trust) as session:
             request = session.prepare_request(requests.Request(method, url, said, data=body))
             request.url = url  # as it was checked: requests would spell it in its own way
-            how: dict[str, Any] = {"timeout": (left, left), "allow_redirects": False}
-            with session.send(request, stream=True, **how) as reply:
+            # Of a redirect the session would read all there is, before it refuses to follow.
+            adapter = session.get_adapter(url)
+            with adapter.send(request, stream=True, timeout=(left, left)) as reply:
                 got, is_whole = _read(reply)
                 named = tuple(reply.raw.headers.getlist("WWW-Authenticate"))
                 return Answer(url, reply.status_code, reply.headers, named, got, is_whole)
