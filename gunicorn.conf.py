@@ -112,14 +112,20 @@ def pre_fork(server, worker) -> None:
 def post_worker_init(worker) -> None:
     """Ctrl-C reaches the whole process group; the master alone acts on it, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    worker.quits = False
     ours = getattr(worker.wsgi, "extensions", {})
     if "slots" in ours:
         ours["slots"].at_most(_carries(worker))
-        ours["draining"].server_stops = lambda: worker.stopping[0] != 0
+        ours["draining"].server_stops = lambda: worker.stopping[0] != 0 or worker.quits
         threading.Thread(target=_end_calls, args=(worker, ours["draining"]), daemon=True).start()
         from app import housekeeping  # here, as gevent has patched by now
 
         housekeeping.start(worker.wsgi.app_context, is_needed=lambda: worker.alive)
+
+
+def worker_int(worker) -> None:
+    """It is to end at once (SIGINT or SIGQUIT to the master): calls are cut, and no more begin."""
+    worker.quits = True
 
 
 # -- how many calls -------------------------------------------------------------------------------
@@ -320,8 +326,9 @@ def worker_exit(server, worker) -> None:
     if isinstance(error, SystemExit) and error.code == os.EX_CONFIG:
         _hopeless[0] = 1
     ours = getattr(getattr(worker, "wsgi", None), "extensions", {})
-    if "draining" in ours and hasattr(worker, "ends"):
-        ours["draining"].wait(max(0.0, worker.ends - time.monotonic() - 1))
+    if "draining" in ours:
+        ends = getattr(worker, "ends", time.monotonic() + worker.cfg.graceful_timeout)
+        ours["draining"].wait(max(0.0, ends - time.monotonic() - 1))
 
 
 def child_exit(server, worker) -> None:

@@ -34,9 +34,9 @@ class Draining:
 
     @contextmanager
     def unfinished(self) -> Iterator[None]:
-        """Around work that no request waits for and that must not be cut: a renewal ahead of time.
+        """Around work that must not be cut: between what a provider gives once and its commit.
 
-        The worker ends after it, within its graceful time.
+        The worker ends after it, within its graceful time, also when it was told to end at once.
         """
         with self._lock:
             self._unfinished += 1

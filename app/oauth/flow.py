@@ -21,6 +21,7 @@ from .. import audit, metrics
 from ..access import Caller, Usable, UsableConfig
 from ..audit import Actor, Subject
 from ..db import AWAY, db, db_now_ms
+from ..draining import draining
 from ..errors import AppError, Busy, Conflict, ConsentFailed, NotFound, NotRecorded
 from ..models import Flow, OAuthConfig, User
 from ..secretbox import Where, box, cell
@@ -146,8 +147,9 @@ def finish(
         metrics.flow(seen.slug, error.code)
         raise
     try:
-        got = _exchange(seen, callback)
-        finished = _settled(person, seen, *got, t0_ms=t0_ms, by=by, patience=patience)
+        with draining().unfinished():
+            got = _exchange(seen, callback)
+            finished = _settled(person, seen, *got, t0_ms=t0_ms, by=by, patience=patience)
     except AppError as error:
         raise _failed(seen, error, by=by) from error
     metrics.flow(seen.slug, "done")

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from .. import metrics
 from ..access import Seen, Usable, UsableConfig
 from ..db import AWAY
+from ..draining import draining
 from ..errors import AppError, Kind, NotFound, NotRecorded, ProviderError, TokenRefused, Unsealable
 from ..secretbox import Where, box
 from ..states import LIVING
@@ -178,15 +179,16 @@ def _attempt(
     """Ask, and write down what came of it. Nothing of the database is held meanwhile."""
     (attempt, t0), found = claim, None
     ends = time.monotonic() + need.timing.lease
-    try:
-        tokens = ask()
-    except AppError as error:
-        is_over = lease.give_back(need, row, attempt, error)
-    else:
-        found = _keep(need, row, lease.kept(need, row, tokens, t0), ends)
-        is_over = found is not None
-    if not is_over:
-        lease.let_go(row, attempt)
+    with draining().unfinished():
+        try:
+            tokens = ask()
+        except AppError as error:
+            is_over = lease.give_back(need, row, attempt, error)
+        else:
+            found = _keep(need, row, lease.kept(need, row, tokens, t0), ends)
+            is_over = found is not None
+        if not is_over:
+            lease.let_go(row, attempt)
     return found
 
 

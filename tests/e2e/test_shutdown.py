@@ -103,6 +103,31 @@ def connected(url: str, provider: strict_provider.Provider) -> None:
 
 
 @kinds
+def test_f_36_a_renewal_under_way_is_kept_when_the_server_is_cut(gateway_server, upstream, kind):
+    """Ctrl-C: its call is cut, and what the provider gave is written down all the same."""
+    with strict_provider.serving(hold="after", expires=3600.0) as provider:
+        node = gateway_server(GUNICORN_CMD_ARGS=WORKERS[kind])
+        with inside(node) as app:
+            with app.app_context():
+                connected(upstream.url, provider)
+            alice = caller(app, node, "alice", "acme")
+        with ThreadPoolExecutor() as pool:
+            call = pool.submit(alice.call)
+            assert provider.arrived.wait(60)
+            os.kill(node.program.pid, signal.SIGINT)
+            node.program.wait_for("Worker exiting")
+            provider.go_on.set()
+            with contextlib.suppress(requests.ConnectionError):
+                call.result(60)
+        assert node.program.wait() == 0
+    with inside(node) as app, app.app_context():
+        row = planted.stored()
+        token = planted.token_of(row)
+    assert row.state == "active" and provider.look_up(token) == "active"
+    assert provider.counts["refresh_token"] == 1 and provider.revoked() == 0
+
+
+@kinds
 def test_f_36_a_renewal_under_way_is_kept_when_the_server_stops(gateway_server, upstream, kind):
     """The provider has voided the old refresh token, and answers only when we are ending."""
     with strict_provider.serving(hold="after", expires=3600.0) as provider:
