@@ -11,13 +11,18 @@ from . import addresses, cli, egress, logs, opening, web
 from .db import Recent, db, engine_options, migrate
 from .draining import Draining
 from .limits import Rates
+from .oauth import templates
+from .oauth.template_file import BadTemplate
 from .secretbox import SecretBox, WeakSecret
 from .slots import Slots
 from .web.quiet import App
 
 
 def create_app(config: Config) -> Flask:
-    """Raises ConfigError for secrets that are weak, or that do not open this database."""
+    """Raises ConfigError for secrets that are weak, or that do not open this database.
+
+    And for a provider template that cannot be used.
+    """
     app = App(
         __name__,
         template_folder="../templates",
@@ -28,6 +33,7 @@ def create_app(config: Config) -> Flask:
     if app.debug and config.is_https:
         raise ConfigError("FLASK_DEBUG is for this machine only: it shows what went wrong to all")
     _settle(app, config)
+    _check_templates()
     logs.configure(config.LOG_LEVEL)
     app.extensions["secretbox"] = _box(config)
     app.extensions["recent"] = Recent()
@@ -80,6 +86,13 @@ def _settle(app: Flask, config: Config) -> None:
         del app.config[
             name
         ]  # only the box and the engine need them; app.config's repr is talkative
+
+
+def _check_templates() -> None:
+    try:
+        templates.every()
+    except BadTemplate as error:
+        raise ConfigError(f"provider template {error}") from error
 
 
 def _box(config: Config) -> SecretBox:

@@ -18,6 +18,7 @@ _OAUTH = "oauth_config."
 _TIMING = (  # neither what a token is good for nor where it comes from
     f"{_OAUTH}trusts_shared_callback",
     f"{_OAUTH}revocation_ends_all",
+    *(f"{_OAUTH}template", f"{_OAUTH}template_version"),
     *(
         f"{_OAUTH}token_management.{name}"
         for name in ("auto_refresh", "refresh_threshold_seconds", "keep_alive")

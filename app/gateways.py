@@ -17,7 +17,7 @@ from .audit import Actor, Subject
 from .db import db, db_now_ms, utcnow
 from .errors import AppError, Conflict, Invalid, NotFound
 from .models import ClientRegistration, Gateway, OAuthConfig
-from .oauth import sharing
+from .oauth import sharing, templates
 from .oauth.registration import callback_uri
 from .secretbox import box, cell
 from .specs import SET, GatewaySpec, OAuthConfigSpec, plain, slug_of, typed
@@ -177,6 +177,8 @@ def _config_record(config: OAuthConfig) -> dict[str, Any]:
     spec, client = OAuthConfigSpec.model_validate(config.settings), config.registration
     shown = spec.settings() | {"redirect_uri": spec.redirect_uri or callback_uri()}
     shown["trusts_shared_callback"] = config.trusts_shared_callback
+    if config.template is not None:
+        shown |= {"template": config.template, "template_version": config.template_version}
     if client is not None:
         shown["client_id"] = client.client_id
         shown["client_secret"] = _set(client.client_secret_sealed)
@@ -205,6 +207,9 @@ def _edit(gateway: Gateway, spec: GatewaySpec) -> edits.Edit:
 
 
 def _redirect_problem(spec: GatewaySpec, slug: str) -> dict[str, str]:
+    sentence = templates.problem(spec.oauth_config.template) if spec.oauth_config else None
+    if sentence is not None:
+        return {"oauth_config.template": sentence}
     asked = spec.oauth_config and spec.oauth_config.redirect_uri
     if asked in (None, callback_uri(), callback_uri(slug)):
         return {}
@@ -280,6 +285,7 @@ def _write_config(gateway: Gateway, spec: OAuthConfigSpec) -> None:
         config.callback_since_ms = db_now_ms()
         if trusted:
             config.trusts_shared_callback = False  # that was meant for the one before
+    config.template, config.template_version = spec.template, spec.template_version
     config.updated_at = utcnow()
     config.registration = _registration(config, spec, redirect)
 

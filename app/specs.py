@@ -312,6 +312,8 @@ class OAuthConfigSpec(Spec):
     lifetime: Lifetime = Lifetime()
     pkce: Literal["required", "unadvertised", "off"] = "required"
     token_management: TokenManagement = TokenManagement()
+    template: Short | None = None  # oauth.templates: where these values came from; columns too
+    template_version: Whole | None = Field(default=None, ge=0, le=1_000_000)
 
     @field_validator("authorization_url", "token_url", "client_id")
     @classmethod
@@ -351,7 +353,7 @@ class OAuthConfigSpec(Spec):
     def settings(self) -> dict[str, Any]:
         """What `OAuthConfig.settings` holds: all that has no column of its own, as JSON."""
         hidden = {"client_id", "client_secret", "client_private_key", "trusts_shared_callback"}
-        return self.model_dump(mode="json", exclude=hidden)
+        return self.model_dump(mode="json", exclude=hidden | {"template", "template_version"})
 
 
 _BOTH = ("authorization_code", "client_credentials")
@@ -471,6 +473,18 @@ def read(spec: type[T], data: Mapping[str, Any], *, notices: list[str] | None = 
         return spec.model_validate(data, context=context)
     except ValidationError as error:
         raise Invalid(_fields(error)) from None  # its text may quote what was sent
+
+
+def faults(spec: type[Spec], data: Mapping[str, Any]) -> dict[str, str]:
+    """What stands against `data` as far as it goes: what only a whole record needs may be absent.
+
+    A path to a sentence, as in Invalid.
+    """
+    try:
+        spec.model_validate(data)
+    except ValidationError as error:
+        return _fields(error)
+    return {}
 
 
 def merge(record: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from . import audit
 from .gateways import gateways
 from .housekeeping import housekeeping
 from .plain import keep_to_known_keys
+from .providers import providers
 from .secrets import secrets
 from .tokens import tokens
 from .users import users
@@ -16,4 +17,5 @@ def register(app: Flask) -> None:
     for group in (audit.group, users, gateways, tokens, housekeeping):
         group.callback = keep_to_known_keys  # before any command of it
         app.cli.add_command(group)
+    app.cli.add_command(providers)  # reads no row
     app.cli.add_command(secrets)  # these look for themselves

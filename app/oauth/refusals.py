@@ -64,6 +64,11 @@ _KINDS: dict[str, Kind] = {
 }
 
 
+def is_known(code: object) -> bool:
+    """Whether a provider's word may be mapped to `code`."""
+    return code in _OURS
+
+
 def words(members: Members) -> tuple[str, str] | None:
     """The `error` member and its text; None without one. Some nest both in an object."""
     error, text = members.get("error"), members.get("error_description")

@@ -1,4 +1,4 @@
-"""/help: how things are done, and what each error means. Open to everyone, as errors are."""
+"""/help: how things are done, what each error means, how a provider is set up. Open to everyone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from flask import Blueprint, render_template
 from flask.typing import ResponseReturnValue
 
 from ..errors import NotFound, Text, texts
+from ..oauth import templates
+from ..oauth.registration import callback_uri
 
 bp = Blueprint("help", __name__, url_prefix="/help")
 
@@ -25,6 +27,24 @@ def error(code: str) -> ResponseReturnValue:
         raise NotFound
     general = Text(text.status, *map(_general, (text.message, text.cause, text.action, text.admin)))
     return render_template("help_error.html", code=code, text=general)
+
+
+@bp.get("/providers")
+def providers() -> ResponseReturnValue:
+    return render_template("help_providers.html", every=templates.every().values())
+
+
+@bp.get("/providers/<template_id>")
+def provider(template_id: str) -> ResponseReturnValue:
+    one = templates.find(template_id)
+    known = texts()
+    return render_template(
+        "help_provider.html",
+        one=one,
+        steps=[step.partition("{redirect}") for step in one.steps],
+        redirect=callback_uri("SLUG") if one.redirect == "own" else callback_uri(),
+        trouble=[(word, code, _general(known[code].message)) for word, code in one.errors.items()],
+    )
 
 
 def _general(sentence: str) -> str:
