@@ -16,7 +16,7 @@ from . import trust
 from .db import db, db_now_ms, recent
 from .errors import NotFound
 from .models import Connection, Flow, Gateway, OAuthConfig
-from .oauth.discovered import Discovered, spec_of
+from .oauth.discovered import Discovered, both_of, spec_of
 from .specs import OAuthConfigSpec
 from .trust import Trust
 
@@ -258,5 +258,5 @@ def _usable(caller: Caller, slug: str) -> Usable | None:
 
 
 def _config(row: sa.Row[Any]) -> UsableConfig:
-    spec, found = spec_of(row.settings, row.discovered), Discovered.of(row.discovered)
-    return UsableConfig(row.config_id, row.config_version, row.registration_id, spec, found)
+    both = both_of(row.settings, row.discovered)
+    return UsableConfig(row.config_id, row.config_version, row.registration_id, *both)

@@ -70,12 +70,18 @@ class OAuthConfig(Base):
     name: Mapped[str] = mapped_column(String(100), default="default")
     is_default: Mapped[bool] = mapped_column(default=True)
     position: Mapped[int] = mapped_column(default=0)
+    # Of a further config: [{"kind", "match"}], which calls it serves. NULL: of the default.
+    tool_patterns: Mapped[list[dict[str, str]] | None] = mapped_column(JSON(none_as_null=True))
     grant_type: Mapped[str] = mapped_column(String(30))
     issuer: Mapped[str | None] = mapped_column(String(2048))
     token_url: Mapped[str | None] = mapped_column(String(2048))
     settings: Mapped[dict[str, Any]] = mapped_column(JSON)
     # What metadata said: an oauth.discovered.Discovered as JSON. NULL: never read.
     discovered: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    # When it was last asked for: a claim, so that of many callers one asks.
+    asked_ms: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    # What it says since, and an admin has not confirmed: code, facts, and a Discovered or null.
+    awaits: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     template: Mapped[str | None] = mapped_column(String(40))  # the provider it was copied from
     template_version: Mapped[int | None]
     registration_id: Mapped[str | None] = mapped_column(ForeignKey("client_registration.id"))

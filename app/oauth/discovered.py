@@ -12,13 +12,16 @@ from typing import Any, Self
 from ..specs import OAuthConfigSpec, Offline
 
 OFFLINE = "offline_access"  # the scope of OpenID Connect Core 11
-_ENDPOINTS = {  # of a config -> of the metadata
+PUBLISHED_AS = {  # of a config -> of the metadata
     "issuer": "issuer",
     "authorization_url": "authorization_endpoint",
     "token_url": "token_endpoint",
     "revocation_url": "revocation_endpoint",
     "userinfo_url": "userinfo_endpoint",
 }
+
+
+_SAME = ("issuer", "authorization_url", "token_url")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +70,42 @@ class Discovered:
 
 def spec_of(settings: Mapping[str, Any], kept: Mapping[str, Any] | None) -> OAuthConfigSpec:
     """A config as it works: what the admin said, and where nothing was said, what was found."""
+    return both_of(settings, kept)[0]
+
+
+def both_of(
+    settings: Mapping[str, Any], kept: Mapping[str, Any] | None
+) -> tuple[OAuthConfigSpec, Discovered | None]:
+    """The config as it works, and what was found, if it is about the provider that was typed."""
     spec, found = OAuthConfigSpec.model_validate(settings), Discovered.of(kept)
-    return spec if found is None else effective(spec, found)
+    if found is None or contradiction(spec, found) is not None:
+        return spec, None
+    return effective(spec, found), found
+
+
+def contradiction(spec: OAuthConfigSpec, found: Discovered) -> str | None:
+    """The first field that an admin typed and that is published otherwise; None: there is none.
+
+    Typed and published endpoints are never mixed: of two providers, one would get the codes of the
+    other.
+    """
+    for ours in _SAME:
+        typed = getattr(spec, ours)
+        if typed is not None and typed != getattr(found, PUBLISHED_AS[ours]):
+            return ours
+    return None
+
+
+def needs_metadata(spec: OAuthConfigSpec) -> bool:
+    """Whether an admin left out what only the provider can say."""
+    is_code = spec.grant_type == "authorization_code"
+    return spec.token_url is None or (is_code and spec.authorization_url is None)
 
 
 def effective(spec: OAuthConfigSpec, found: Discovered) -> OAuthConfigSpec:
     changes: dict[str, Any] = {
         ours: getattr(found, theirs)
-        for ours, theirs in _ENDPOINTS.items()
+        for ours, theirs in PUBLISHED_AS.items()
         if getattr(spec, ours) is None
     }
     if spec.resource == "auto" and found.resource is not None:

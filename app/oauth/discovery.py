@@ -64,7 +64,7 @@ def look(  # noqa: PLR0913  # all that may be known before
     """What the server at `url` says about signing in. Raises DiscoveryFailed, Unsealable.
 
     `issuer`: pinned by an admin, so used whatever the server names; `prefer`: issuers that know us
-    already; `pkce`: as in an OAuth config. Call it with no transaction open; it leaves none.
+    already, the best first; `pkce`: as in an OAuth config. Call it with no transaction open.
     """
     wanted = _Wanted(grant, issuer, tuple(prefer), pkce)
     fetching = Fetching(trust, seconds)
@@ -181,7 +181,7 @@ class _Search:
         if not offered:
             hint = f"It names {left_out[0]}, which we may not call." if left_out else ""
             raise Refused("no_authorization_server", host=host(self._url), hint=hint)
-        chosen = next((one for one in offered if one in self._wanted.prefer), offered[0])
+        chosen = next((one for one in self._wanted.prefer if one in offered), offered[0])
         others = [one for one in offered if one != chosen]
         if others:
             self._notes.append(f"It also takes sign-ins of {', '.join(others)}.")

@@ -14,7 +14,7 @@ from ..errors import Conflict, ConnectionNeeded, NotFound
 from ..models import Connection, OAuthConfig
 from ..states import LIVING
 from . import asking
-from .discovered import Discovered, spec_of
+from .discovered import both_of
 from .freshness import Need
 
 c = Connection
@@ -97,8 +97,7 @@ def _today(
     """What the caller holds may be a second old; a change that tokens depend on has a version."""
     if (config.version, config.registration_id) == (version, registration_id):
         return config
-    spec, found = spec_of(settings, kept), Discovered.of(kept)
-    return UsableConfig(config.id, version, registration_id, spec, found)
+    return UsableConfig(config.id, version, registration_id, *both_of(settings, kept))
 
 
 def needed(gateway: Usable, seen: Seen | None) -> ConnectionNeeded:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from ..db import db
 from ..models import Gateway, OAuthConfig
-from .discovered import Discovered
+from .discovered import both_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,12 @@ def place(redirect_uri: str | None, issuer: str | None, token_url: str | None) -
 
 def of(config: OAuthConfig | sa.Row[Any]) -> Place | None:
     """None where nobody is sent away, or comes back with a name: no danger to others."""
-    found = Discovered.of(config.discovered)
-    if config.grant_type != "authorization_code" or (found is not None and found.names_itself):
+    if config.grant_type != "authorization_code":
         return None
+    if config.discovered and config.discovered.get("names_itself"):
+        found = both_of(config.settings, config.discovered)[1]
+        if found is not None:
+            return None
     return place(config.settings.get("redirect_uri"), config.issuer, config.token_url)
 
 

@@ -18,7 +18,7 @@ from flask import current_app
 from ..access import Caller, Seen, Usable, UsableConfig
 from ..errors import Conflict, ConnectionNeeded, NotFound, ProviderError, Unsealable
 from ..secretbox import Where, box
-from . import asking, lease, refresh, row
+from . import asking, lease, rediscovery, refresh, row
 from .freshness import Need, Timing, timing_of
 from .replies import TokenSet
 
@@ -31,7 +31,8 @@ AT_ONCE = 8  # unstored token requests in flight, per token endpoint and process
 class Credential:
     """What goes on an upstream request, for this call only.
 
-    `is_renewable`: after a 401, credential() may find another; give it `token_gen` as `after`.
+    `is_renewable`: after a 401, credential() may find another; give it `token_gen` as `after`. Of
+    a token that is in no row it is 0.
     """
 
     headers: Mapping[str, str] = field(repr=False)
@@ -50,8 +51,9 @@ def credential(
     """What this caller may show the MCP server: alive, and renewed if need be.
 
     `target` is the tool, resource or prompt, which may come to have an OAuth config of its own;
-    `after` the token_gen that the server answered 401 to. Raises ConnectionNeeded, TokenRefused,
-    ProviderError, Unsealable for an admin's secret. Call it with no transaction open.
+    `after` the token_gen that the server answered 401 to: it may have moved to another provider,
+    which is looked at first. Raises ConnectionNeeded, TokenRefused, ProviderError, Conflict,
+    Unsealable for an admin's secret. Call it with no transaction open.
 
     A fresh stored token costs no query. Renewing commits: a provider may void the old refresh
     token as it hands out a new one (RFC 6749 section 6).
@@ -61,6 +63,8 @@ def credential(
     config = gateway.config
     if config is None:
         return Credential(_fixed(gateway))
+    if after is not None:
+        rediscovery.after_refusal(config)
     if not config.spec.stores:
         return _unstored(gateway, config)
     need, seen = Need(config, timing or timing_of(config), after), gateway.connection
@@ -107,7 +111,7 @@ def _unstored(gateway: Usable, config: UsableConfig) -> Credential:
         tokens = asking.ask_provider(asking.of_config(gateway, config))
     finally:
         turn.release()
-    return Credential(_bearer(tokens.access_token), is_renewable=True)
+    return Credential(_bearer(tokens.access_token), 0, is_renewable=True)
 
 
 def _opened(seen: Seen) -> Credential:

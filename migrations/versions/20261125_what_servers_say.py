@@ -23,6 +23,9 @@ def new_columns() -> dict[str, list[sa.Column]]:
         ],
         "oauth_config": [
             sa.Column("discovered", sa.JSON(), nullable=True),
+            sa.Column("tool_patterns", sa.JSON(), nullable=True),
+            sa.Column("asked_ms", sa.BigInteger(), nullable=False, server_default="0"),
+            sa.Column("awaits", sa.JSON(), nullable=True),
             sa.Column("template", sa.String(length=40), nullable=True),
             sa.Column("template_version", sa.Integer(), nullable=True),
         ],
