@@ -52,6 +52,7 @@ class Config:
     OAUTH_TOKEN_CLEANUP_INTERVAL: int = 3600  # seconds between clean-up runs
     OAUTH_MAX_STORED_TOKENS_PER_GATEWAY: int = 100  # connections with tokens; 0: no limit
     OAUTH_MAX_AUTHORIZATION_ATTEMPTS: int = 5  # begun in 10 minutes without a success
+    OAUTH_CLIENT_METADATA_URL: str = ""  # of our client id document, if not under PUBLIC_URL
     UPSTREAM_CONNECT_TIMEOUT: float = 5.0  # seconds
     UPSTREAM_READ_TIMEOUT: float = 300.0  # seconds of silence on an upstream's answer
 
@@ -75,6 +76,8 @@ class Config:
         _check_secrets(self)
         _check_public_url(self.PUBLIC_URL)
         _check_words(self)
+        if not re.fullmatch(r"(https://[^/?#@\s]+/[^?#\s]+)?", self.OAUTH_CLIENT_METADATA_URL):
+            raise ConfigError("OAUTH_CLIENT_METADATA_URL must be https://, with a path")
         for name in ("EGRESS_ALLOW", "TRUSTED_PROXIES"):
             for text in getattr(self, name):
                 try:

@@ -1,11 +1,12 @@
 """What documents say is compared with what the code does, so that neither can move alone.
 
-`python -m tests.test_docs` writes docs/errors.md anew.
+`python -m tests.test_docs` writes docs/errors anew.
 """
 
 import dataclasses
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import click
@@ -20,7 +21,7 @@ from config import Config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-ERRORS = DOCS / "errors.md"
+ERRORS = DOCS / "errors"
 PAGES = [ROOT / "README.md", ROOT / "CHANGES.md", *sorted(DOCS.rglob("*.md"))]
 TEMPLATES = sorted((ROOT / "templates").rglob("*.html"))
 
@@ -58,7 +59,7 @@ def test_every_setting_has_a_section_and_every_section_a_setting():
 def shown_default(field) -> str:
     if field.default is dataclasses.MISSING:
         return "required"
-    if field.default == ():
+    if field.default in ((), ""):
         return "none"
     plain = {True: "true", False: "false"} if isinstance(field.default, bool) else {}
     number = f"{field.default:g}" if isinstance(field.default, float) else field.default
@@ -82,41 +83,109 @@ def test_the_table_of_the_readme_gives_true_defaults():
 # -- errors ------------------------------------------------------------------------------------
 
 
-def errors_page(rows: dict[str, Text]) -> str:
-    """docs/errors.md."""
+WHO = {
+    "person": "You can fix it.",
+    "admin": "An admin can fix it.",
+    "nobody": "It passes by itself, or whoever runs the other side has to act.",
+}
+
+
+def wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def told(sentence: str) -> str:
+    """Without the place of a hint, which only a case has."""
+    return sentence.replace("{hint}", "").strip()
+
+
+def title_of(text: Text) -> str:
+    """The heading on screen, and what a provider or another program calls it, on one line."""
+    words: list[str] = []
+    for word in text.words:
+        more = [*words, f"`{word}`"]
+        if len(f"# {text.message} ({', '.join(more)})") > 130:
+            break
+        words = more
+    return f"{text.message} ({', '.join(words)})" if words else text.message
+
+
+def error_page(code: str, text: Text) -> str:
+    """docs/errors/<code>.md."""
+    symptom = f'A page, the check or a program says "{text.message}", with the code `{code}`.'
+    others = ", ".join(f"`{word}`" for word in text.words)
+    symptom += f" Other programs and logs say: {others}." if others else ""
+    number = f"Its number is {text.e}. " if text.e else ""
+    symptom += f" {number}The status is {text.status}. On `/mcp` it is a JSON-RPC error."
+    fix = [WHO[text.who], told(text.action)]
+    parts = [f"# {title_of(text)}", "## Symptom", wrapped(symptom)]
+    parts += ["## Cause", wrapped(told(text.cause)), "## Fix", wrapped(" ".join(fix))]
+    parts += [wrapped(f"An admin: {told(text.admin)}")] if text.admin else []
+    if text.button:
+        place = text.link.replace("{gateway}", "<slug>")
+        parts += [wrapped(f"The way there: **{text.button}**, at `{place}`.")]
+    parts += ["## How to be sure", wrapped(text.sure), "[All errors](README.md)"]
+    return "\n\n".join(parts) + "\n"
+
+
+def errors_index(rows: dict[str, Text]) -> str:
+    """docs/errors/README.md."""
     lines = [
         "# Errors and what to do",
         "",
         "Every error has a code. Pages show it at the foot, JSON has it in `error.code`, and",
-        "a failed call on `/mcp` in `error.data.code`. The same texts are under Help in the",
-        "product. `{names}` stand for facts of the case. The status is that of pages and JSON;",
-        "on `/mcp` a failed call is a JSON-RPC error under status 200.",
+        "a failed call on `/mcp` in `error.data.code`. Beside it stand `who` (can mend it: person,",
+        "admin or nobody) and, for the common kinds, `e` (their number). JSON also links to the",
+        "same texts under Help in the product, in `error.help`. `{names}` stand for facts of the",
+        "case.",
         "",
         "Made from `app/errors.yaml` by `python -m tests.test_docs`.",
+        "",
+        "## By number",
+        "",
+        "| number | what the screen says |",
+        "|---|---|",
     ]
-    for code, text in sorted(rows.items()):
-        lines += ["", f"## {code}", "", f"**{text.message}** (status {text.status})", ""]
-        lines += [f"Why: {text.cause}", "", f"What to do: {text.action}"]
-        lines += ["", f"An admin: {text.admin}"] if text.admin else []
+    numbered = sorted((int(text.e[1:]), code) for code, text in rows.items() if text.e)
+    lines += [f"| E{e} | [{rows[code].message}]({code}.md) |" for e, code in numbered]
+    lines += ["", "## By code", "", "| code | what the screen says |", "|---|---|"]
+    lines += [f"| `{code}` | [{rows[code].message}]({code}.md) |" for code in sorted(rows)]
     return "\n".join(lines) + "\n"
 
 
-def test_the_page_of_errors_is_what_the_code_says():
-    assert ERRORS.read_text() == errors_page(dict(texts()))
+def error_pages() -> dict[str, str]:
+    rows = dict(texts())
+    pages = {f"{code}.md": error_page(code, text) for code, text in rows.items()}
+    return pages | {"README.md": errors_index(rows)}
+
+
+def test_the_pages_of_errors_are_what_the_code_says():
+    assert {path.name: path.read_text() for path in ERRORS.iterdir()} == error_pages()
+
+
+@pytest.mark.parametrize("number", range(1, 21))
+def test_each_kind_of_error_has_a_page_that_a_search_finds(number):
+    """Its title is the heading on screen, and one word of a provider."""
+    of_it = [(code, text) for code, text in texts().items() if text.e == f"E{number}"]
+    assert of_it
+    for code, text in of_it:
+        assert text.words and text.button and text.link, code
+        title = (ERRORS / f"{code}.md").read_text().partition("\n")[0]
+        assert title.startswith(f"# {text.message} (") and text.words[0] in title
 
 
 @codes
 def test_an_error_says_what_happened_why_and_what_to_do(code, text):
     assert text.message and text.cause and text.action
     assert not text.message.endswith("."), "a heading, and the start of a sentence in JSON-RPC"
-    for part in filter(None, (text.cause, text.action, text.admin)):
+    for part in filter(None, (text.cause, text.action, text.admin, text.sure)):
         assert part[0].isupper() or part.startswith("{")
         assert part.endswith(".") or part.endswith("{hint}")
 
 
 @codes
 def test_q17_error_texts_are_short_and_plain(code, text):
-    for part in (text.message, text.cause, text.action, text.admin):
+    for part in (text.message, text.cause, text.action, text.admin, text.button, text.sure):
         assert_plain(part)
 
 
@@ -240,4 +309,8 @@ def test_yaml_in_documents_is_yaml():
 
 
 if __name__ == "__main__":
-    ERRORS.write_text(errors_page(dict(texts())))
+    ERRORS.mkdir(exist_ok=True)
+    for old in ERRORS.iterdir():
+        old.unlink()
+    for name, page in error_pages().items():
+        (ERRORS / name).write_text(page)

@@ -153,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         except Cut:
             self._reset()
 
-    do_GET = do_POST = do_DELETE = answer
+    do_GET = do_POST = do_PUT = do_DELETE = answer
 
     def _send(self, said: Said) -> None:
         if said.status == 0:

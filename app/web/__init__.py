@@ -11,6 +11,7 @@ from . import (
     machines,
     metadata,
     oauth,
+    oauth_client,
     people,
     proxy,
     security,
@@ -42,6 +43,7 @@ def register(app: Flask) -> None:
     app.register_blueprint(settings.bp)
     app.register_blueprint(help.bp)
     app.register_blueprint(oauth.bp)
+    app.register_blueprint(oauth_client.bp)
     app.register_blueprint(connections.bp)
     app.register_blueprint(tools.bp)
     app.register_blueprint(try_it.bp)

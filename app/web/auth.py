@@ -39,7 +39,7 @@ PUBLIC = re.compile(  # URL rules that anybody may ask for; every other one want
     r"/login|/setup"
     r"|/help(/.*)?"  # how the product works; nothing of this server
     r"|/oauth/callback(/.*)?"  # says itself what to do for who was signed out meanwhile
-    r"|/oauth/client-metadata\.json|/\.well-known/.*"  # for providers and AI clients
+    r"|/oauth/(client-metadata|jwks)\.json|/\.well-known/.*"  # for providers and AI clients
 )
 WITHOUT_COOKIES = (  # the last two know machines by themselves
     *("/static/<path:filename>", "/health", "/ready"),

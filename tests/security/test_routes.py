@@ -27,6 +27,8 @@ PUBLIC = {  # reviewed: what anybody may ask for without a credential, and why
     "/oauth/callback": "tells whoever was signed out meanwhile what to do",
     "/oauth/callback/<slug>": "the same",
     "/.well-known/oauth-protected-resource/mcp/<slug>": "made of the path alone",
+    "/oauth/client-metadata.json": "our own name and addresses, for providers",
+    "/oauth/jwks.json": "public keys, for providers",
     "/help": "how the product works; nothing of this server",
     "/help/errors/<code>": "the same",
 }
