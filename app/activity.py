@@ -231,6 +231,7 @@ _WORDS = {  # of an action, or of an action with an outcome
     "gateway.updated": "Changed the gateway {subject}",
     "gateway.deleted": "Deleted the gateway {subject}",
     "gateway.checked": "Checked the gateway {subject}",
+    "gateway.checked": "Checked the gateway {subject}",
     "gateway.switched_on": "Switched {subject} on",
     "gateway.switched_off": "Switched {subject} off",
     "gateway.provider_moved": "Left {subject} waiting for an admin",

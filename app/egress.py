@@ -20,6 +20,8 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -255,14 +257,19 @@ class _Pinned(HTTPConnection):
         """
         return super().is_connected and self.clock() - self._sent_at < IDLE_S
 
-    def _new_conn(self) -> socket.socket:
-        """Stands in for urllib3's own: same errors, but checked addresses only."""
+    def addresses(self) -> Sequence[Any]:
+        """What the name stands for, all checked. Raises NameResolutionError, Blocked."""
         try:
             answers = socket.getaddrinfo(self._dns_host, self.port, 0, socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         for answer in answers:
             check_address(str(answer[4][0]), self.allow)  # one bad answer blocks the name
+        return answers
+
+    def _new_conn(self) -> socket.socket:
+        """Stands in for urllib3's own: same errors, but checked addresses only."""
+        answers = self.addresses()
         failure: OSError = OSError("no address")
         for family, kind, protocol, _, address in answers[:TRIED]:
             in_time()  # a name may have taken long to resolve
@@ -453,6 +460,51 @@ def pool(trust: Trust | None = None) -> urllib3.PoolManager:
     Raises Unsealable.
     """
     return _door().pool(trust)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who stands at an address, as a check looks at it."""
+
+    address: str
+    ends: datetime | None  # of the certificate; None without TLS
+
+
+def resolve(url: str) -> str:
+    """The first address that a call of this URL would go to. Connects nowhere.
+
+    Raises UpstreamError. Name resolution is not limited.
+    """
+    with upstream_errors(url):
+        return str(_line_to(url, None).addresses()[0][4][0])
+
+
+def greet(url: str, trust: Trust | None, seconds: float) -> Peer:
+    """Connect as a call would, with all checks of TLS, and hang up. Sends nothing else.
+
+    Raises UpstreamError, Unsealable.
+    """
+    with upstream_errors(url), call(seconds):
+        line = _line_to(url, trust)
+        line.timeout = seconds
+        try:
+            line.connect()
+            sock: Any = line.sock
+            shown = sock.getpeercert() if isinstance(sock, ssl.SSLSocket) else None
+            ends = ssl.cert_time_to_seconds(str(shown["notAfter"])) if shown else None
+            address = str(sock.getpeername()[0])
+        finally:
+            line.close()
+    return Peer(address, None if ends is None else datetime.fromtimestamp(ends, UTC))
+
+
+def _line_to(url: str, trust: Trust | None) -> Any:
+    check_url(url)
+    parts, door = urlsplit(url), _door()
+    kind: Any = door.classes[parts.scheme].ConnectionCls
+    if parts.scheme == "http":
+        return kind(parts.hostname, parts.port or 80)
+    return kind(parts.hostname, parts.port or 443, ssl_context=door.tls(trust))
 
 
 def silence(seconds: float | None = None) -> urllib3.Timeout:

@@ -3,6 +3,7 @@
 from flask import Flask
 
 from . import audit
+from .check import check
 from .gateways import gateways
 from .housekeeping import housekeeping
 from .plain import keep_to_known_keys
@@ -18,4 +19,5 @@ def register(app: Flask) -> None:
         group.callback = keep_to_known_keys  # before any command of it
         app.cli.add_command(group)
     app.cli.add_command(providers)  # reads no row
+    app.cli.add_command(check)
     app.cli.add_command(secrets)  # these look for themselves

@@ -92,6 +92,10 @@ class Answer:
         return self._response.status
 
     @property
+    def headers(self) -> Mapping[str, str]:
+        return self._response.headers
+
+    @property
     def kind(self) -> Literal["json", "events", "other"]:
         said = self._response.headers.get("Content-Type") or ""
         return _KINDS.get(said.partition(";")[0].strip().lower(), "other")

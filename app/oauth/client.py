@@ -51,6 +51,7 @@ class Registration:
     spec: OAuthConfigSpec
     trust: Trust | None = None  # a CA or certificate of the gateway's own
     pause_s: float = 0.5  # before the first repetition, then twice as long each time
+    watch: Callable[[requests.Response, bytes], None] | None = None  # sees answers: a check does
 
     @property
     def method(self) -> str:
@@ -181,6 +182,8 @@ class OAuthClient:
         def take(response: requests.Response, **_: object) -> requests.Response:
             body = egress.read_capped(response, BODY_LIMIT)
             got.append(Answer(url, response.status_code, response.headers, body))
+            if self._us.watch is not None:
+                self._us.watch(response, body)
             return _stand_in(response)
 
         try:
