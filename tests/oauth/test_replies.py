@@ -318,6 +318,28 @@ def test_a_reply_is_refused(got, dialect, request_, expected):
     assert outcome(got, dialect, request_) == expected
 
 
+ELSEWHERE = {5: "the same as a form: test_row_5_a_form_is_read_if_it_is_called_one"}
+
+
+@pytest.mark.parametrize("row", range(1, 41))
+def test_reply(row):
+    """Every row of the table in oauth.md section 5, by its number."""
+
+    def is_of(name: str) -> bool:
+        return name.partition(" ")[0] == str(row)
+
+    taken = [case for name, case in TAKEN.items() if is_of(name)]
+    refused = [case for name, case in REFUSED.items() if is_of(name)]
+    assert taken or refused or row in ELSEWHERE
+    for body, dialect, expected in taken:
+        got = outcome(answer(body), dialect)
+        assert {name: getattr(got, name) for name in expected} == expected
+    for got, dialect, request_, expected in refused:
+        assert outcome(got, dialect, request_) == expected
+    if row in ELSEWHERE:
+        test_row_5_a_form_is_read_if_it_is_called_one(FORM, PLAIN, True)
+
+
 def refusal(got: Answer, dialect=PLAIN, request="exchange") -> ProviderError:
     with pytest.raises(ProviderError) as caught:
         read(got, dialect, request=request, now=NOW)
