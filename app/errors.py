@@ -36,6 +36,9 @@ import yaml
 SAID_LIMIT = 300  # characters of a provider's own words
 
 
+Who = Literal["person", "admin", "nobody"]
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """What one code says. `{names}` in it are filled from the error's facts."""
@@ -45,13 +48,23 @@ class Text:
     cause: str  # why, for people
     action: str  # the next step, for the person
     admin: str = ""  # the next step, for an admin
+    who: Who = (
+        "person"  # who can mend it; "nobody": it passes, or is for those who run the provider
+    )
+    e: str = ""  # of E1 to E20 (ui.md section 9); "" for what has no number
+    button: str = ""  # what leads to the place where it is mended …
+    link: str = ""  # … a path of ours, {gateway} being its slug
+    sure: str = "Repeat what failed. This error does not come back."  # how to be sure
+    words: tuple[str, ...] = ()  # what other programs call it, for those who search for that
 
 
 @functools.cache
 def texts() -> Mapping[str, Text]:
     """Every code with its text. Raises at the first error of a malformed file, not later."""
     rows = yaml.safe_load(Path(__file__).with_name("errors.yaml").read_text(encoding="utf-8"))
-    return {code: Text(**row) for code, row in rows.items()}
+    return {
+        code: Text(**row | {"words": tuple(row.get("words", ()))}) for code, row in rows.items()
+    }
 
 
 class _Facts(dict[str, Any]):
@@ -94,6 +107,15 @@ class AppError(Exception):
     @property
     def admin(self) -> str:
         return self._filled(texts()[self.code].admin)
+
+    @property
+    def e(self) -> str:
+        """The number of its kind, E1 to E20, or ""."""
+        return texts()[self.code].e
+
+    @property
+    def who(self) -> Who:
+        return texts()[self.code].who
 
     def _filled(self, text: str) -> str:
         return text.format_map(_Facts(self.facts)).strip()  # an absent hint leaves a space
@@ -181,6 +203,12 @@ class ConnectionNeeded(AppError):
     ) -> None:
         super().__init__(gateway=gateway, name=name, state=state, reason=reason, link=link)
         self.gateway, self.name, self.state, self.reason = gateway, name, state, reason
+
+    @property
+    def e(self) -> str:
+        """That of the reason: a grant that ended is E8, a secret that does not open E20."""
+        known = texts().get(self.reason)
+        return known.e if known else ""
 
 
 class Unsealable(AppError):

@@ -113,7 +113,8 @@ def failure(problem: AppError, call_id: Id | None, **known: str | None) -> bytes
     data: dict[str, Any] = {"code": problem.code, "gateway": None, "state": None, **known}
     if isinstance(problem, ConnectionNeeded):
         data |= {"state": problem.state, "reason": problem.reason}
-    data["action"] = problem.action
+    data |= {"action": problem.action, "who": problem.who}
+    data |= {"e": problem.e} if problem.e else {}
     facts = {name: problem.facts[name] for name in _FACTS if name in problem.facts}
     said = {"said": problem.said} if problem.said else {}
     return error(call_id, FAILED, f"{problem.message}. {problem.action}", data | facts | said)

@@ -119,9 +119,8 @@ def respond(error: AppError) -> AnyResponse:
     if isinstance(error, ConnectionNeeded) and not error.facts.get("link"):
         error.facts["link"] = f"{current_app.config['PUBLIC_URL']}/connections/{error.gateway}"
     g.refused = error  # denials.py writes down who was kept out
-    log.info(
-        "%s: %s", error.code, error.__cause__ and type(error.__cause__).__name__, extra=_extra()
-    )
+    why = error.__cause__ and type(error.__cause__).__name__
+    log.info("%s: %s", error.code, why, extra=_extra(code=error.code, e=error.e))
     render = next(render for prefix, render in RENDERERS if request.path.startswith(prefix))
     reply = render(for_person(error, is_admin=_is_admin()))
     if isinstance(error, Busy):
@@ -180,6 +179,7 @@ def _rpc(said: bytes, status: int) -> Response:
 
 def _facts(error: AppError) -> dict[str, Any]:
     facts: dict[str, Any] = {"code": error.code, "message": error.message, "action": error.action}
+    facts |= {"who": error.who, "help": _help(error)} | ({"e": error.e} if error.e else {})
     if isinstance(error, Invalid):
         rows = sorted(error.fields.items())
         facts["fields"] = [{"field": field, "message": text} for field, text in rows]
@@ -193,5 +193,10 @@ def _facts(error: AppError) -> dict[str, Any]:
     return facts | {"request_id": request_id()}
 
 
-def _extra() -> dict[str, Any]:
-    return {"facts": {"request_id": request_id(), "method": request.method, "path": request.path}}
+def _help(error: AppError) -> str:
+    return f"{current_app.config['PUBLIC_URL']}/help/errors/{error.code}"
+
+
+def _extra(**more: str) -> dict[str, Any]:
+    known = {"request_id": request_id(), "method": request.method, "path": request.path}
+    return {"facts": known | {name: value for name, value in more.items() if value}}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from flask import Blueprint, render_template
 from flask.typing import ResponseReturnValue
 
-from ..errors import NotFound, Text, texts
+from ..errors import NotFound, texts
 from ..oauth import templates
 from ..oauth.registration import callback_uri
 
@@ -25,7 +26,13 @@ def error(code: str) -> ResponseReturnValue:
     text = texts().get(code)
     if text is None:
         raise NotFound
-    general = Text(text.status, *map(_general, (text.message, text.cause, text.action, text.admin)))
+    general = replace(
+        text,
+        message=_general(text.message),
+        cause=_general(text.cause),
+        action=_general(text.action),
+        admin=_general(text.admin),
+    )
     return render_template("help_error.html", code=code, text=general)
 
 

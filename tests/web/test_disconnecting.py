@@ -807,7 +807,7 @@ def test_without_a_refresh_token_there_is_no_such_button_and_no_harm_in_it(app, 
     at = "/connections/acme"
     assert "Refresh now" not in alice.get(at).text
     reply = alice.submit(f"{at}/refresh", at=at)
-    assert "There is nothing to renew this with" in alice.get(reply.location).text
+    assert "You will be asked to sign in often" in alice.get(reply.location).text
     assert rows(app, Connection)[0].state == "active"
 
 

@@ -12,8 +12,10 @@ from app.web.errors import respond
 def test_machines_get_errors_in_json(stranger, url):
     answer = stranger.get(url)
     assert answer.status_code == 404
-    assert set(answer.json["error"]) == {"code", "message", "action", "request_id"}
-    assert answer.headers["X-Request-Id"] == answer.json["error"]["request_id"]
+    error = answer.json["error"]
+    assert set(error) == {"code", "message", "action", "request_id", "who", "help"}
+    assert (error["who"], error["help"]) == ("person", "https://gw.test/help/errors/not_found")
+    assert answer.headers["X-Request-Id"] == error["request_id"]
 
 
 def test_people_get_a_page_with_cause_and_next_step(stranger):

@@ -7,6 +7,7 @@ from typing import Any, get_args
 from flask import Blueprint, current_app, jsonify
 from flask.typing import ResponseReturnValue
 
+from ...errors import Who
 from ...specs import GatewaySpec
 from ...states import LIVING, OVER
 from ..partings import AtProvider
@@ -90,9 +91,12 @@ _ERROR: Schema = {
     "properties": {
         "error": {
             "type": "object",
-            "required": ["code", "message", "action", "request_id"],
+            "required": ["code", "message", "action", "who", "help", "request_id"],
             "properties": {
                 **{name: _TEXT for name in ("code", "message", "action", "request_id", "said")},
+                "e": {"type": "string", "description": "The number of its kind: E1 to E20."},
+                "who": {"type": "string", "enum": list(get_args(Who)), "description": "Can mend."},
+                "help": {"type": "string", "format": "uri"},
                 "fields": {
                     "type": "array",
                     "items": {"type": "object", "properties": {"field": _TEXT, "message": _TEXT}},
