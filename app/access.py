@@ -6,8 +6,10 @@ Everything here is at most a second old (db.Recent), so one call costs no query 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Any
 
 import sqlalchemy as sa
@@ -83,6 +85,27 @@ class UsableConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Further:
+    """An OAuth config that serves some calls of a gateway instead of the default one."""
+
+    config: UsableConfig
+    patterns: Sequence[Mapping[str, str]]  # kind: tool, resource, prompt; match: a glob
+
+    def serves(self, kind: str, target: str) -> bool:
+        """Letter by letter, but for * ? and [...], in names and URIs as they are sent."""
+        return any(
+            one["kind"] == kind and fnmatchcase(target, one["match"]) for one in self.patterns
+        )
+
+
+KINDS = {  # of what a method is about
+    "tools/call": "tool",
+    "prompts/get": "prompt",
+    "resources/read": "resource",
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Usable:
     """A gateway this caller may use, with the person's connection as it was a moment ago."""
 
@@ -99,6 +122,35 @@ class Usable:
     owner_key: str  # whose connection: "user:<id>" or "shared"
     connection: Seen | None
     trust: Trust | None = None  # a CA or certificate of its own
+    person_key: str = ""  # "user:<id>" of who asks, whatever the config in hand
+    further: tuple[Further, ...] = ()  # by position; empty for nearly all gateways
+
+    def for_call(self, method: str | None, target: str | None) -> Usable:
+        """With the config that serves this call: the first whose pattern fits, else this one.
+
+        Costs nothing for a gateway of one config; another's connection is at most a second old.
+        """
+        if not self.further or target is None:
+            return self
+        kind = KINDS.get(method or "")
+        for one in self.further:
+            if kind is not None and one.serves(kind, target):
+                return self._with(one.config)
+        return self
+
+    def for_config(self, config_id: str | None) -> Usable:
+        """With this config, None: the default. Raises NotFound for one of another gateway."""
+        if config_id is None or (self.config is not None and self.config.id == config_id):
+            return self
+        for one in self.further:
+            if one.config.id == config_id:
+                return self._with(one.config)
+        raise NotFound("gateway_not_found", gateway=self.slug)
+
+    def _with(self, config: UsableConfig) -> Usable:
+        owner = "shared" if config.is_shared else self.person_key
+        held = recent().get(("seen", config.id, owner), lambda: seen(config.id, owner))
+        return replace(self, config=config, owner_key=owner, connection=held)
 
     @property
     def consent_gen(self) -> int:
@@ -231,6 +283,7 @@ def _usable(caller: Caller, slug: str) -> Usable | None:
     query = (
         sa.select(Gateway.__table__, c.id.label("config_id"), c.config_version, c.settings)
         .add_columns(c.registration_id, c.discovered)
+        .add_columns(_HAS_FURTHER)
         .outerjoin(OAuthConfig.__table__, sa.and_(c.gateway_id == g.id, c.is_default))
         .where(g.slug == slug, g.is_enabled)
     )
@@ -239,6 +292,7 @@ def _usable(caller: Caller, slug: str) -> Usable | None:
     if row is None:
         return None
     config = _config(row) if row.auth_type == "oauth" and row.config_id else None
+    further = _further(row.id) if config is not None and row.has_further else ()
     owner_key = "shared" if config is None or config.is_shared else caller.owner_key
     return Usable(
         id=row.id,
@@ -254,7 +308,31 @@ def _usable(caller: Caller, slug: str) -> Usable | None:
         owner_key=owner_key,
         connection=seen(config.id, owner_key) if config else None,
         trust=trust.of_gateway(row.id, row.ca_pem, row.client_cert_pem, row.client_key_sealed),
+        person_key=caller.owner_key,
+        further=further,
     )
+
+
+_more = sa.orm.aliased(OAuthConfig)
+_HAS_FURTHER = (
+    sa.exists()
+    .where(_more.gateway_id == Gateway.id, ~_more.is_default)
+    .correlate(Gateway)
+    .label("has_further")
+)
+
+
+def _further(gateway_id: str) -> tuple[Further, ...]:
+    o = OAuthConfig
+    query = (
+        sa.select(o.id.label("config_id"), o.config_version, o.registration_id, o.settings)
+        .add_columns(o.discovered, o.tool_patterns)
+        .where(o.gateway_id == gateway_id, ~o.is_default)
+        .order_by(o.position, o.name)
+    )
+    with db.engine.connect() as link:
+        rows = link.execute(query).all()
+    return tuple(Further(_config(row), row.tool_patterns or ()) for row in rows)
 
 
 def _config(row: sa.Row[Any]) -> UsableConfig:

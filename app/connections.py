@@ -30,6 +30,7 @@ class Connected(Held):
     state_ms: int  # in this state since; 0: unknown
     failing_ms: int | None  # since the first failure of those in a row
     last_refresh_ms: int | None
+    config_id: str
     settings: dict[str, Any]
 
     @property
@@ -122,6 +123,7 @@ def _read(*which: sa.ColumnElement[bool], part: slice = slice(None)) -> list[Con
     held = [getattr(c, name) for name in (*names, "gateway_id", "user_id", "state_ms")]
     query = (
         sa.select(*held, c.failing_ms, c.last_refresh_ms, User.email, o.settings)
+        .add_columns(o.id.label("config_id"))
         .add_columns(g.slug, g.name.label("gateway_name"), g.is_enabled)
         .add_columns(c.access_token_sealed.is_not(None).label("has_access"))
         .add_columns(c.refresh_token_sealed.is_not(None).label("has_refresh"))

@@ -26,7 +26,7 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "oauth.lease",
     "oauth.spool",
     "resealing oauth.refresh mcp.catalog mcp.bridge",
-    "oauth.keeping",
+    "oauth.keeping oauth.stepping",
     "oauth.rediscovery oauth.registering",
     "oauth.tokens oauth.parked oauth.keep_alive",
     "aftermath recovery",

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..access import Usable
-from ..errors import AppError, Busy, ConnectionNeeded, for_person
-from ..oauth import parked, tokens
+from ..errors import AppError, Busy, ConnectionNeeded, UpstreamError, for_person
+from ..oauth import parked, stepping, tokens
 from . import catalog, jsonrpc, sse, stand_in, wire
 from .handles import ROUNDS, State, open_state, seal_state
 from .stand_in import CONNECT
@@ -38,6 +38,15 @@ def digest_of(method: str, params: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def chosen(turn: Turn) -> Turn:
+    """With the OAuth config that serves this call. Our own tool is about the default one."""
+    gateway = turn.gateway
+    if not gateway.further or is_connect(turn):
+        return turn
+    found = gateway.for_call(turn.call.method, turn.call.target)
+    return turn if found is gateway else replace(turn, gateway=found)
+
+
 # -- asking ----------------------------------------------------------------------------------------
 
 
@@ -48,24 +57,45 @@ def ask(turn: Turn, needed: ConnectionNeeded) -> wire.Reply:
         return _list(turn)
     if call.method == "ping":  # of a session whose connection was lost: we are there
         return stand_in.reply(call, turn.gateway, {})
-    link = _link(turn)
+    link = _link(turn, str(needed.facts.get("scope", "")).split())
     needed.facts["link"] = link
     sentence = f"{needed.message}."
-    can_wait = turn.takes_urls and turn.asked < ROUNDS
-    if call.is_modern and can_wait and call.method in wire.NAMED_BY:
-        return _input_required(turn, sentence, link)
-    if not call.is_modern and can_wait:
-        return _elicitation(call, sentence, link)
+    shown = _shown(turn, sentence, link)
+    if shown is not None:
+        return shown
     if call.method == "tools/call":
         return _told(turn, f"{sentence} Open {link} , press Connect, then try again.")
     return failed(turn, needed)
 
 
-def step_up(turn: Turn, error: AppError) -> wire.Reply:
-    """A right is missing that a new consent can give. Commits."""
+def step_up(turn: Turn, error: UpstreamError) -> wire.Reply:
+    """A right is missing that a new consent can give: the first rung that applies. Commits.
+
+    A 401 of a fresh token is about rights only where it names some that were not asked for yet.
+    """
     scopes = str(error.facts.get("scope", "")).split()
-    error.facts["link"] = _link(turn, scopes)
-    return failed(turn, error)
+    wanted = stepping.union(turn.caller, turn.gateway, turn.call.target, scopes)
+    if wanted is None:
+        is_about_rights = error.code == "insufficient_scope"
+        return failed(turn, exhausted(scopes) if is_about_rights else error)
+    link = _link(turn, wanted)
+    error = UpstreamError("insufficient_scope", scope=" ".join(scopes), link=link)
+    shown = _shown(turn, f"{error.message}. Grant the extra right: {' '.join(scopes)}.", link)
+    return shown or failed(turn, error)
+
+
+def exhausted(scopes: Sequence[str]) -> UpstreamError:
+    return UpstreamError("step_up_exhausted", scope=" ".join(scopes) or "not named")
+
+
+def _shown(turn: Turn, sentence: str, link: str) -> wire.Reply | None:
+    """C2, C3: to a client that says it can show a link to its person."""
+    call = turn.call
+    if not turn.takes_urls or turn.asked >= ROUNDS:
+        return None
+    if not call.is_modern:
+        return _elicitation(call, sentence, link)
+    return _input_required(turn, sentence, link) if call.method in wire.NAMED_BY else None
 
 
 def failed(turn: Turn, error: AppError) -> wire.Reply:
@@ -99,7 +129,7 @@ def _link(turn: Turn, scopes: Sequence[str] = ()) -> str:
     waits = parked.park(
         turn.caller, turn.gateway, digest=_digest(turn), request=request, scopes=scopes
     )
-    return parked.link(turn.caller, turn.gateway, waits.id)
+    return parked.link(turn.caller, turn.gateway, waits.id, target=turn.call.target)
 
 
 def is_connect(turn: Turn) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..access import Caller, Usable
 from ..errors import AppError, ConnectionNeeded, UpstreamError, WireError
-from ..oauth import parked, tokens
+from ..oauth import parked, stepping, tokens
 from ..oauth.replies import TokenSet
 from ..slots import slots
 from . import catalog, client, consent, jsonrpc, onward, opening, stand_in, through, wire
@@ -58,7 +58,9 @@ def _modern(turn: Turn) -> wire.Reply:
     if call.method == "server/discover":
         return opening.discover(turn)
     found = consent.retried(turn)
-    return found if isinstance(found, wire.Reply) else _answered(found, onward.to_modern)
+    if isinstance(found, wire.Reply):
+        return found
+    return _answered(consent.chosen(found), onward.to_modern)
 
 
 def _legacy(turn: Turn) -> wire.Reply:
@@ -70,6 +72,9 @@ def _legacy(turn: Turn) -> wire.Reply:
         return onward.get_or_delete(turn)
     if call.id is None:
         return onward.noted(turn)
+    served = consent.chosen(turn)
+    if served is not turn:  # the client's session belongs to the account that it was opened with
+        return _answered(served, onward.to_own_session)
     if turn.is_attached:
         return _answered(turn, onward.to_session)
     return _detached(turn)
@@ -107,7 +112,9 @@ def _answered(turn: Turn, send: Send) -> wire.Reply:
         except ConnectionNeeded as needed:
             return consent.ask(turn, needed)
         except UpstreamError as error:
-            if error.code != "insufficient_scope":
+            if error.code not in ("insufficient_scope", "token_refused"):
+                raise
+            if error.code == "token_refused" and not error.facts.get("scope"):
                 raise
             return consent.step_up(turn, error)
     except AppError as error:
@@ -142,7 +149,7 @@ def call_tool(
     caller: Caller, gateway: Usable, name: str, arguments: Mapping[str, Any]
 ) -> ToolResult:
     """One whole operation, handshake included. Raises ConnectionNeeded, UpstreamError."""
-    began = time.monotonic()
+    began, gateway = time.monotonic(), gateway.for_call("tools/call", name)
     with slots().take(caller.user_id), within(RUN_S):
         op = Operation(caller, gateway, name)
         said = client.run(op, "tools/call", {"name": name, "arguments": dict(arguments)})
@@ -151,20 +158,36 @@ def call_tool(
 
 def run_parked(
     caller: Caller, gateway: Usable, parked_call_id: str, token_set: TokenSet | None
-) -> None:
+) -> str | None:
     """Run what waited for this consent, once, and keep what came of it. Commits.
 
-    With tokens that are in no row, or else with the stored ones. What goes wrong is the result.
+    `gateway` is of the config that was consented to. With tokens that are in no row, or else with
+    the stored ones. What goes wrong is the result; but a call that lacks rights waits again, for a
+    consent that asks for them: the address of the page that does is given.
     """
     request = parked.take(parked_call_id)
     if request is None:
-        return
+        return None
     message = json.loads(request)
     turn = Turn(caller, gateway, _as_call(message))
     try:
         parked.keep_result(parked_call_id, _run(caller, gateway, message, token_set), ok=True)
     except AppError as error:
+        if error.code == "insufficient_scope":
+            scopes = str(error.facts.get("scope", "")).split()
+            if _waits_again(turn, parked_call_id, scopes):
+                return parked.link(caller, gateway, parked_call_id, target=turn.call.target)
+            error = consent.exhausted(scopes)
         parked.keep_result(parked_call_id, consent.failure(turn, error), ok=False)
+    return None
+
+
+def _waits_again(turn: Turn, parked_call_id: str, scopes: list[str]) -> bool:
+    """Nothing was done upstream, so it may run once more. Commits."""
+    caller, gateway, target = turn.caller, turn.gateway, turn.call.target
+    already = parked.wanted(caller, parked_call_id)
+    wanted = stepping.union(caller, gateway, target, scopes, already=already)
+    return wanted is not None and parked.put_back(parked_call_id, wanted)
 
 
 def tool_request(name: str, arguments: Mapping[str, Any]) -> bytes:

@@ -6,7 +6,6 @@ No row, no era and no token is known here, but for the headers it is given.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +17,8 @@ from urllib3 import BaseHTTPResponse
 from .. import egress
 from ..access import Usable
 from ..errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from ..oauth import challenge
+from ..oauth.challenge import Challenge
 from .hangup import Hangup
 
 MOST = 32 * 1024 * 1024  # bytes of one JSON answer, decoded
@@ -35,7 +36,6 @@ _OURS = {
     "User-Agent": "mcp-gateway",
 }
 _OF_TLS = ("tls_failed", "client_certificate_refused")
-_SCOPE = re.compile(r'\bscope="([\x20\x21\x23-\x5b\x5d-\x7e]{1,1000})"')
 
 
 class Exchanges:
@@ -105,9 +105,15 @@ class Answer:
         return self._response.headers.get("Mcp-Session-Id")
 
     @property
-    def wanted_scope(self) -> str | None:
-        """Of a 403."""
-        return missing_scope(", ".join(self._response.headers.getlist("WWW-Authenticate")))
+    def challenge(self) -> Challenge | None:
+        return challenge.parse(self._response.headers.getlist("WWW-Authenticate"))
+
+    @property
+    def missing(self) -> tuple[str, ...] | None:
+        """The scopes that a 403 wants (RFC 6750 section 3.1), () if unnamed; None: no such 403."""
+        said = self.challenge
+        is_said = said is not None and said.error == "insufficient_scope"
+        return said.scopes if said is not None and is_said else None
 
     def pieces(self, most: float = math.inf) -> Iterator[bytes]:
         """As they come, decoded; ends at the end.
@@ -184,15 +190,6 @@ class Answer:
             self.let_go()
         else:
             self.close()
-
-
-def missing_scope(challenge: str) -> str | None:
-    """What a challenge says is missing (RFC 6750 section 3.1); "" if it is not named."""
-    said = challenge[:4_000]
-    if not re.search(r'\berror="?insufficient_scope\b', said):
-        return None
-    found = _SCOPE.search(said)
-    return found[1] if found else ""
 
 
 @contextmanager

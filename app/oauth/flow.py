@@ -26,7 +26,7 @@ from ..errors import AppError, Busy, Conflict, ConsentFailed, NotFound, NotRecor
 from ..models import Flow, OAuthConfig, User
 from ..secretbox import Where, box, cell
 from ..specs import OAuthConfigSpec
-from . import asking, keeping, ladder, parked, registration, revocation, sharing
+from . import asking, keeping, ladder, parked, registration, revocation, sharing, stepping
 from .callback import Callback
 from .client import OAuthClient, Registration
 from .discovered import spec_of
@@ -56,9 +56,11 @@ class Finished:
     gateway_name: str
     purpose: str
     return_to: str  # a path of ours
+    config_id: str
     parked_call_id: str | None
     account_label: str | None
     narrowed: tuple[str, ...]  # asked for and not granted
+    lost: tuple[str, ...] = ()  # granted before, and no longer
     tokens: TokenSet | None = field(default=None, repr=False)  # only if none are stored
 
 
@@ -68,10 +70,13 @@ def begin(  # noqa: PLR0913  # all that one trip of the browser is about
     *,
     purpose: str = "connect",
     parked_call: str | None = None,
+    target: str | None = None,
     return_to: str,
     by: Actor,
 ) -> Begun:
     """Remember the attempt; the caller commits. `return_to` is a path of ours.
+
+    `target`: the tool, resource or prompt that lacks rights, where one does.
 
     Raises NotFound without a personal sign-in, Busy (too_many_attempts), Conflict
     (callback_shared, connection_limit, client_needed, redirect_foreign).
@@ -87,13 +92,17 @@ def begin(  # noqa: PLR0913  # all that one trip of the browser is about
         raise Conflict("connection_limit")
     flow = _pinned(gateway, config)
     flow.user_id, flow.purpose, flow.parked_call_id = caller.user_id, purpose, parked_call
-    flow.return_to, flow.scopes_requested = return_to, _scopes(caller, config, parked_call)
+    needed = parked.wanted(caller, parked_call) if parked_call else ()
+    flow.return_to = return_to
+    flow.scopes_requested = list(dict.fromkeys([*stepping.asked_by(config.spec), *needed]))
+    flow.target = (target or "")[: stepping.TARGET_LIMIT] if needed else None
     state, cookie = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
     flow.state_hash, flow.cookie_hash = ladder.sha256(state), ladder.sha256(cookie)
     sealed = json.dumps({"state": state, "verifier": secrets.token_urlsafe(48)})  # 64 characters
     flow.secrets_sealed = box().seal(sealed, where=cell(flow, "secrets_sealed"))
     db.session.add(flow)
-    _record(by, "consent.begun", flow.id, gateway.name, purpose=purpose)
+    more = {"target": flow.target, "scopes": flow.scopes_requested} if needed else {}
+    _record(by, "consent.begun", flow.id, gateway.name, purpose=purpose, **more)
     return Begun(
         flow_id=flow.id,
         slug=gateway.slug,
@@ -214,15 +223,6 @@ def _pinned(gateway: Usable, config: UsableConfig) -> Flow:
     )
 
 
-def _scopes(caller: Caller, config: UsableConfig, parked_call: str | None) -> list[str]:
-    """The config's, what a refresh token costs, and what the waiting call needs beside them."""
-    spec = config.spec
-    renews = spec.stores and spec.token_management.auto_refresh
-    offline = spec.offline.scopes if renews and spec.offline is not None else []
-    needed = parked.wanted(caller, parked_call) if parked_call else ()
-    return list(dict.fromkeys([*(spec.scopes or []), *offline, *needed]))
-
-
 # -- the exchange --------------------------------------------------------------------------------
 
 
@@ -291,20 +291,28 @@ def _settle(
     flow = db.session.get(Flow, seen.id)
     if config is None or flow is None or config.config_version != seen.config_version:
         raise ConsentFailed("config_changed")  # while we asked
+    lost: tuple[str, ...] = ()
     if spec.stores:
-        keeping.keep(caller, seen.gateway_id, config, flow, token_set, t0_ms=t0_ms, by=by)
+        before = keeping.granted(config.id, caller.owner_key)
+        kept = keeping.keep(caller, seen.gateway_id, config, flow, token_set, t0_ms=t0_ms, by=by)
+        lost = tuple(scope for scope in before if scope not in kept.scopes_granted)
     db.session.execute(asking.end_rest(seen.registration_id))
     narrowed = _narrowed(seen, spec, token_set)
-    _record(by, "consent.finished", seen.id, seen.name, kept=spec.stores, narrowed=len(narrowed))
+    said: dict[str, Any] = {"kept": spec.stores, "narrowed": len(narrowed)}
+    if seen.target is not None:
+        said |= {"target": seen.target, "scopes": seen.scopes_requested, "lost": list(lost)}
+    _record(by, "consent.finished", seen.id, seen.name, **said)
     db.session.commit()
     return Finished(
         slug=seen.slug,
         gateway_name=seen.name,
         purpose=seen.purpose,
         return_to=seen.return_to,
+        config_id=seen.oauth_config_id,
         parked_call_id=seen.parked_call_id,
         account_label=token_set.account_label,
         narrowed=narrowed,
+        lost=lost,
         tokens=None if spec.stores else token_set,
     )
 
@@ -354,6 +362,7 @@ def _client(seen: ladder.Row) -> OAuthClient:
         authorization_url=seen.authorization_url,
         token_url=seen.token_url,
         redirect_uri=seen.redirect_uri,
+        config_id=seen.oauth_config_id,
     )
 
 

@@ -65,7 +65,7 @@ def _renewed(row: sa.Row[Any], ask: asking.Ask) -> int:
     Raises what renew() raises.
     """
     caller = Caller(row.user_id, row.email, is_admin=row.role == "admin")
-    gateway = access.usable(caller, row.slug)
+    gateway = access.usable(caller, row.slug).for_config(row.config_id)
     if gateway.connection is None or gateway.connection.token_gen != row.token_gen:
         return 0
     return int(refresh.renew(gateway, after=row.token_gen, ask=ask).token_gen != row.token_gen)
@@ -87,10 +87,11 @@ def _due() -> list[sa.Row[Any]]:
     query = (
         sa.select(c.id, c.user_id, c.token_gen, endpoint.label("endpoint"), turn.label("turn"))
         .add_columns(User.email, User.role, Gateway.slug, (now - renewed).label("age_ms"))
+        .add_columns(o.id.label("config_id"))
         .join(o, o.id == c.oauth_config_id)
         .join(Gateway, Gateway.id == c.gateway_id)
         .join(User, User.id == c.user_id)
-        .where(Gateway.is_enabled, Gateway.auth_type == "oauth", o.is_default, ~User.is_disabled)
+        .where(Gateway.is_enabled, Gateway.auth_type == "oauth", ~User.is_disabled)
         .where(*(management[one].as_boolean() for one in ("keep_alive", "auto_refresh")))
         .where(c.state.in_(("active", "failing")), c.refresh_token_sealed.is_not(None))
         .where(c.lease_ms <= now, c.not_before_ms <= now, renewed <= now - EVERY_MS)

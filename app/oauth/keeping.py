@@ -81,6 +81,13 @@ PINNED = (  # from the flow: refreshing and revoking use these, never today's co
 )
 
 
+def granted(config_id: str, owner_key: str) -> list[str]:
+    """What the grant that is kept now may do. In the caller's transaction."""
+    living = c.access_token_sealed.is_not(None)
+    mine = sa.select(c.scopes_granted).where(c.oauth_config_id == config_id)
+    return db.session.scalar(mine.where(c.owner_key == owner_key, living)) or []
+
+
 def has_room(config_id: str, gateway_id: str, owner_key: str) -> bool:
     """Whether keep() would find a place; asked before the person leaves for the provider."""
     limit = current_app.config["OAUTH_MAX_STORED_TOKENS_PER_GATEWAY"]
@@ -92,13 +99,19 @@ def has_room(config_id: str, gateway_id: str, owner_key: str) -> bool:
     return not limit or living < limit or any(row.mine for row in found)
 
 
-def forget(caller: Caller, slug: str, *, by: Actor) -> dict[str, Parted]:
+def forget(
+    caller: Caller, slug: str, *, by: Actor, config_id: str | None = None
+) -> dict[str, Parted]:
     """Disconnect this person from the gateway. What ended, by id; the caller commits.
+
+    `config_id`: only from what this OAuth config of it serves.
 
     What is being renewed meanwhile is not stored any more: `token_gen` moves (F-40).
     """
     gateway_id = sa.select(Gateway.id).where(Gateway.slug == slug).scalar_subquery()
-    return _end(slug, c.gateway_id == gateway_id, c.owner_key == caller.owner_key, by=by)
+    which = [c.gateway_id == gateway_id, c.owner_key == caller.owner_key]
+    which += [c.oauth_config_id == config_id] if config_id is not None else []
+    return _end(slug, *which, by=by)
 
 
 def dismiss(connection_id: str, slug: str, *, by: Actor, own: bool) -> dict[str, Parted]:

@@ -19,7 +19,8 @@ from ..access import Caller, Usable
 from ..db import db, db_now_ms
 from ..errors import AppError, ConsentFailed, NotFound, Unsealable
 from ..models import ParkedCall
-from ..secretbox import Bound, box, cell
+from ..secretbox import Bound, Facts, box, cell
+from .stepping import TARGET_LIMIT
 
 LIFE_S = 600  # of what waits, and of the links to it
 RUN_MS = 75_000  # a run takes 60 s at most; after this nobody knows what became of it
@@ -33,6 +34,8 @@ class Parked:
     id: str
     state: str  # waiting, running, done, failed
     scopes: tuple[str, ...] = ()  # asked for beside those of the config
+    config_id: str | None = None
+    target: str = ""  # the tool, resource or prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +76,11 @@ def park(
         return _insert_or_find(row)
 
 
-def link(caller: Caller, gateway: Usable, parked_id: str) -> str:
+def link(caller: Caller, gateway: Usable, parked_id: str, *, target: str | None = None) -> str:
     """What an AI client shows: a page of ours. It names the row, and opens for its person only."""
     bound = Bound("ask", "*", gateway.id)
-    handle = box().seal_handle({"parked": parked_id}, bound=bound, life_s=LIFE_S)
+    facts: Facts = {"parked": parked_id, "target": (target or "")[:TARGET_LIMIT]}
+    handle = box().seal_handle(facts, bound=bound, life_s=LIFE_S)
     return f"{current_app.config['PUBLIC_URL']}/connections/{gateway.slug}?ask={handle}"
 
 
@@ -91,7 +95,8 @@ def asked(caller: Caller, gateway: Usable, handle: str) -> Parked:
         raise ConsentFailed("ask_over")
     if row.user_id != caller.user_id:
         raise ConsentFailed("ask_foreign")
-    return Parked(row.id, row.state, tuple(row.scopes_wanted))
+    target = str(facts.get("target") or "")
+    return Parked(row.id, row.state, tuple(row.scopes_wanted), row.oauth_config_id, target)
 
 
 def wanted(caller: Caller, parked_id: str) -> tuple[str, ...]:
@@ -129,6 +134,13 @@ def keep_result(parked_id: str, result: bytes, *, ok: bool) -> None:
     sealed = _seal(ParkedCall(id=row.id, user_id=row.user_id), "result_sealed", result)
     change = sa.update(p).where(p.id == parked_id, p.state == "running")
     _changed(change.values(state="done" if ok else "failed", result_sealed=sealed))
+
+
+def put_back(parked_id: str, scopes: Sequence[str]) -> bool:
+    """What take() gave waits anew, for a consent to these scopes. Commits."""
+    change = sa.update(p).where(p.id == parked_id, p.state == "running")
+    later = {"expires_ms": db_now_ms() + LIFE_S * 1000, "lease_ms": 0}
+    return _changed(change.values(state="waiting", scopes_wanted=list(scopes), **later))
 
 
 def hand_over(caller: Caller, gateway: Usable, digest: str) -> bytes | None:

@@ -43,7 +43,9 @@ RETURN_LIMIT = 500  # characters
 
 @bp.post("/connect/<slug>")
 def connect(slug: str) -> ResponseReturnValue:
-    """Of the form: `ask`, the handle in an AI client's link; `next`, a path of ours to end at."""
+    """Of the form: `ask`, the handle in an AI client's link; `next`, a path of ours to end at;
+    `config`, the OAuth config, where a gateway has several.
+    """
     caller = person()
     gateway = access.usable(caller, slug)
     ask = request.form.get("ask", "")
@@ -78,8 +80,9 @@ def come_back(slug: str = "") -> ResponseReturnValue:
         if "flow" not in error.facts:
             raise  # a page here and now: who this is has not been shown
         return _explain(error, str(error.facts["gateway"]))
-    if finished.parked_call_id:
-        _run(finished, finished.parked_call_id)
+    again = _run(finished, finished.parked_call_id) if finished.parked_call_id else None
+    if again is not None:
+        return redirect(again.removeprefix(current_app.config["PUBLIC_URL"]), 303)
     if finished.purpose != "call":  # whose page tells what came of it
         welcome.say(person(), finished)
     return redirect(finished.return_to, 303)
@@ -111,6 +114,7 @@ def _begin(caller: Caller, gateway: Usable) -> Begun:
     target = own_path(request.form.get("next"))
     if target == "/" or len(target) > RETURN_LIMIT:
         target = f"/connections/{gateway.slug}"
+    gateway = gateway.for_config(request.form.get("config") or None)
     return flow.begin(caller, gateway, return_to=target, by=actor())
 
 
@@ -123,21 +127,32 @@ def _answer(caller: Caller, gateway: Usable, ask: str) -> Begun:
         audit.record(actor(), "consent.refused", subject, outcome="denied", code=error.code)
         db.session.commit()
         raise
+    gateway = gateway.for_config(waiting.config_id)
     runs = gateway.config is not None and not gateway.config.spec.stores
     page = f"/connections/{gateway.slug}" + (f"?call={waiting.id}" if runs else "")
     purpose = "call" if runs else "step_up" if waiting.scopes else "connect"
     return flow.begin(
-        caller, gateway, purpose=purpose, parked_call=waiting.id, return_to=page, by=actor()
+        caller,
+        gateway,
+        purpose=purpose,
+        parked_call=waiting.id,
+        target=waiting.target,
+        return_to=page,
+        by=actor(),
     )
 
 
-def _run(finished: Finished, parked_call_id: str) -> None:
-    """The call that waited. Whatever happens, the code leaves the address bar after it."""
+def _run(finished: Finished, parked_call_id: str) -> str | None:
+    """The call that waited. Whatever happens, the code leaves the address bar after it.
+
+    Where it lacks rights that another consent can give: the page that asks for them.
+    """
     try:
-        gateway = access.usable(person(), finished.slug)
-        relay.run_parked(person(), gateway, parked_call_id, finished.tokens)
+        gateway = access.usable(person(), finished.slug).for_config(finished.config_id)
+        return relay.run_parked(person(), gateway, parked_call_id, finished.tokens)
     except AppError as error:  # switched off in this moment, say
         flash(f"{error.message}. {error.action}", "warn")
+        return None
 
 
 def _explain(error: ConsentFailed, slug: str) -> AnyResponse:

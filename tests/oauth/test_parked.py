@@ -227,7 +227,9 @@ def refused(caller, ask: str) -> str:
 def test_a_link_opens_for_its_person_only():
     waits = wait(scopes=["a"])
     ask = handle(waits)
-    assert parked.asked(ALICE, acme(), ask) == waits
+    asked = parked.asked(ALICE, acme(), ask)
+    assert (asked.id, asked.state, asked.scopes) == (waits.id, "waiting", ("a",))
+    assert asked.config_id == acme().config.id and asked.target == ""
     assert refused(BOB, ask) == "ask_foreign"
 
 

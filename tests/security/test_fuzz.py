@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from app import addresses, certificates, specs, strict_json
 from app.errors import Invalid, UpstreamError, WireError
-from app.mcp import answers, jsonrpc, sse, upstream, wire
+from app.mcp import answers, jsonrpc, sse, wire
+from app.oauth import challenge
 from app.specs import GatewaySpec
 
 MANY = settings(max_examples=400, deadline=None)
@@ -166,8 +167,8 @@ CHALLENGES = st.lists(
 @MANY
 @given(CHALLENGES)
 def test_f_32_any_challenge_names_scopes_or_none(parts: list[str]) -> None:
-    found = upstream.missing_scope("".join(parts))
-    assert found is None or re.fullmatch(r"[\x20-\x7e]{0,1000}", found)
+    found = challenge.parse(["".join(parts)])
+    assert found is None or all(re.fullmatch(r"[\x21-\x7e]{1,200}", one) for one in found.scopes)
 
 
 @MANY

@@ -449,7 +449,7 @@ def test_a_right_that_is_missing_after_the_sign_in_is_named(alice, unkept, upstr
     upstream.script = lambda _: Said(403, b"", challenge)
     back = run(alice, "/tools/acme/echo", a0="x").back()
     words = text_of(alice.get(back.location))
-    assert "a right you have not granted: write" in words and "(link)" not in words
+    assert "Grant the extra right: write" in words and "If you say no, all stays as it is" in words
 
 
 def test_a_call_moves_last_used_of_whoever_made_it(app, alice, bob, acme, upstream):

@@ -52,7 +52,7 @@ def refresh(connection_id: str) -> ResponseReturnValue:
     caller = auth.api_caller("api:write")
     one = connections.find(caller, connection_id)
     owner = replace(caller, user_id=one.user_id or caller.user_id, email=one.email or "")
-    gateway = access.usable(owner, one.slug)
+    gateway = access.usable(owner, one.slug).for_config(one.config_id)
     db.session.rollback()  # only reads so far; nothing waits for somebody else's server
     is_new = keeping.renew_now(gateway)
     return jsonify(_whole(connections.find(caller, connection_id)) | {"renewed": is_new})

@@ -8,7 +8,7 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from ... import access, strict_json
-from ...access import Caller
+from ...access import Caller, Usable
 from ...db import db
 from ...errors import (
     AppError,
@@ -20,7 +20,7 @@ from ...errors import (
     for_person,
     texts,
 )
-from ...oauth import flow, keeping, parked, timeline
+from ...oauth import flow, keeping, parked, stepping, timeline
 from ..auth import actor, person
 from ..commits import committed
 from ..partings import ask_to_revoke
@@ -106,7 +106,8 @@ class Asked:
     """What an AI client waits for; `tool` only where the call itself was kept."""
 
     tool: str
-    scopes: tuple[str, ...]  # wanted beside those of the gateway
+    scopes: tuple[str, ...]  # all that will be asked for; () for what the gateway always asks for
+    extra: tuple[str, ...] = ()  # of them, what was never asked for before
 
 
 def _asked(caller: Caller, slug: str, handle: str) -> Asked | None:
@@ -120,7 +121,13 @@ def _asked(caller: Caller, slug: str, handle: str) -> Asked | None:
         return None
     call = parked.outcome(caller, gateway, found.id).request
     params = (strict_json.loads(call).get("params") if call else None) or {}
-    return Asked(plain(str(params.get("name") or ""), TITLE_LIMIT), found.scopes)
+    name = plain(str(params.get("name") or found.target), TITLE_LIMIT)
+    return Asked(name, found.scopes, _extra(gateway.for_config(found.config_id), found.scopes))
+
+
+def _extra(gateway: Usable, scopes: tuple[str, ...]) -> tuple[str, ...]:
+    before = stepping.asked_before(gateway)
+    return tuple(scope for scope in scopes if scope not in before)
 
 
 def _problem(one: Shown) -> AppError | None:

@@ -19,10 +19,10 @@ from ... import access, gateways
 from ...access import Caller, Usable
 from ...db import db
 from ...errors import AppError, ConnectionNeeded, NotFound, UpstreamError
-from ...mcp import catalog, health, relay
+from ...mcp import catalog, consent, health, relay
 from ...mcp.catalog import Tool
 from ...mcp.relay import ToolResult
-from ...oauth import flow, parked
+from ...oauth import flow, parked, stepping
 from ..auth import actor, person
 from ..oauth import RETURN_LIMIT, stop_over
 from .arguments import arguments
@@ -105,13 +105,14 @@ def list_tools(slug: str) -> ResponseReturnValue:
 
 def _run(caller: Caller, gateway: Usable, page: Page) -> ResponseReturnValue:
     name, wanted = page.tool.name, request.form.get("grant", "")[:GRANT_LIMIT].split()
+    gateway = gateway.for_call("tools/call", name)
     try:
-        if not (page.one.signs_in_first or wanted):
+        if not (_signs_in_first(page.one, gateway) or wanted):
             page.result = relay.call_tool(caller, gateway, name, dict(page.sent))
             _note(gateway, "ok")
             return page.answer()
     except ConnectionNeeded:
-        if not page.one.is_personal:
+        if not gateway.signs_people_in:
             raise
     except UpstreamError as error:
         page.error = error
@@ -124,6 +125,11 @@ def _run(caller: Caller, gateway: Usable, page: Page) -> ResponseReturnValue:
     return _sign_in_and_run(caller, gateway, call, back, wanted)
 
 
+def _signs_in_first(one: Shown, gateway: Usable) -> bool:
+    """A call now would only find that a sign-in is needed; of the config that serves it."""
+    return consent.keeps_nothing(gateway) if gateway.further else one.signs_in_first
+
+
 def _note(gateway: Usable, code: str) -> None:
     if health.is_due(gateway, code):
         health.note(gateway, code)
@@ -132,14 +138,29 @@ def _note(gateway: Usable, code: str) -> None:
 def _sign_in_and_run(
     caller: Caller, gateway: Usable, call: bytes, back: str, wanted: Sequence[str] = ()
 ) -> ResponseReturnValue:
-    """Park the call and leave for the provider. `wanted`: rights beside those of the gateway."""
+    """Park the call and leave for the provider. `wanted`: rights that the call lacks.
+
+    Raises AppError (step_up_exhausted) where asking for them is vain.
+    """
+    target = str(json.loads(call)["params"].get("name") or "")
+    if wanted:
+        asked = stepping.union(caller, gateway, target, wanted)
+        if asked is None:
+            raise AppError("step_up_exhausted", scope=" ".join(wanted))
+        wanted = asked
     digest = secrets.token_hex(32)  # not of the call: each press of the button runs it
     waits = parked.park(caller, gateway, digest=digest, request=call, scopes=wanted)
     end = f"{back}{'&' if '?' in back else '?'}call={waits.id}"
     if len(end) > RETURN_LIMIT:  # of a tool with a very long name: this page shows results, too
         end = url_for("connections.show", slug=gateway.slug, call=waits.id)
     begun = flow.begin(
-        caller, gateway, purpose="call", parked_call=waits.id, return_to=end, by=actor()
+        caller,
+        gateway,
+        purpose="call",
+        parked_call=waits.id,
+        target=target,
+        return_to=end,
+        by=actor(),
     )
     db.session.commit()
     return stop_over(begun)

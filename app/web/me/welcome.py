@@ -35,6 +35,8 @@ def say(caller: Caller, finished: Finished) -> None:
     if finished.narrowed:
         missing = ", ".join(finished.narrowed)
         flash(f"It did not grant all that was asked for. Missing: {missing}.", "warn")
+    if finished.lost:
+        flash(f"Rights you had before are gone with it: {', '.join(finished.lost)}.", "warn")
 
 
 def _tools(caller: Caller, slug: str) -> int:
