@@ -52,6 +52,27 @@ def everything_sse(rig_home) -> Iterator[rigs.Rig]:
 
 
 @pytest.fixture
+def simple_auth(rig_home) -> Iterator[rigs.Rig]:
+    """The Python SDK's example of an authorization server and an MCP server that asks it."""
+    with rigs.simple_auth(rig_home) as server:
+        yield server
+
+
+@pytest.fixture
+def ts_oauth(rig_home) -> Iterator[rigs.Rig]:
+    """The TypeScript SDK's example with --oauth: everybody is let in, and nothing renews."""
+    with rigs.ts_oauth(rig_home) as server:
+        yield server
+
+
+@pytest.fixture
+def fastmcp(rig_home) -> Iterator[rigs.Rig]:
+    """FastMCP with its own OAuth provider: everybody is let in, refresh tokens rotate."""
+    with rigs.fastmcp(rig_home) as server:
+        yield server
+
+
+@pytest.fixture
 def probe(rig_home) -> Callable[..., dict[str, Any]]:
     """probe(url, "tool", '{"a":1}', token=…, mode="legacy"): one run of the SDK's client."""
     return functools.partial(rigs.probe, rig_home)

@@ -1,11 +1,13 @@
 """The rigs work without us: what fails here is not the gateway's fault."""
 
 import json
+import re
 
 import requests
 
 from demo.visitor import Visitor
 
+WELL_KNOWN = "/.well-known/oauth-authorization-server"
 BACK = "http://127.0.0.1:9/callback"  # nobody listens there
 
 
@@ -42,6 +44,33 @@ def test_a_visitor_signs_in_and_says_yes_or_no(oidc, mcp):
 
 def test_the_old_transport_answers(everything_sse, probe):
     assert probe(everything_sse.url, "echo", '{"message":"hé"}', sse=True)["text"] == "Echo: hé"
+
+
+def metadata(server, path):
+    """Of the server's sign-in, as its challenge leads there."""
+    challenge = requests.post(server.url, json={}).headers["WWW-Authenticate"]
+    resource = requests.get(re.search(r'resource_metadata="([^"]+)"', challenge)[1]).json()
+    assert resource["resource"] == server.url
+    [issuer] = resource["authorization_servers"]
+    return requests.get(issuer.rstrip("/") + path).json()
+
+
+def test_the_python_sdks_example_pair_signs_its_user_in(simple_auth, probe):
+    said = probe(simple_auth.url, "get_time", oauth="demo_user:demo_password")
+    assert "current_time" in json.loads(said["text"])
+    about = metadata(simple_auth, WELL_KNOWN)
+    assert about["issuer"].endswith("/") and "registration_endpoint" in about
+
+
+def test_fastmcp_lets_everybody_in(fastmcp, probe):
+    said = probe(fastmcp.url, "whoami", oauth="nobody:is-asked")
+    assert said["text"].endswith("with mcp:tools")
+    assert metadata(fastmcp, WELL_KNOWN)["issuer"].endswith("/")
+
+
+def test_the_typescript_sdks_example_names_its_authorization_server(ts_oauth):
+    about = metadata(ts_oauth, WELL_KNOWN)
+    assert about["issuer"].endswith("/") and "registration_endpoint" in about
 
 
 def test_chromium_reaches_the_provider(oidc, page):

@@ -59,6 +59,10 @@ def _node_rig(home, script, options):
     return Rig([_node(home), HERE / script, modules, "--with-parent", *_flags(options)])
 
 
+def _python_rig(home, script, flags):
+    return Rig([Path(home, "venv", "bin", "python"), HERE / script, "--with-parent", *flags])
+
+
 def oidc_provider(home, **options):
     """npm oidc-provider: the authorization server."""
     return _node_rig(home, "oidc_provider.mjs", options)
@@ -69,10 +73,25 @@ def everything_sse(home):
     return _node_rig(home, "everything_sse.mjs", {})
 
 
+def ts_oauth(home):
+    """The TypeScript SDK's example server with --oauth, and its authorization server."""
+    return _node_rig(home, "ts_oauth.mjs", {})
+
+
+def simple_auth(home, **options):
+    """The MCP Python SDK's example simple-auth: an authorization server and a resource server."""
+    examples = f"--examples={Path(home, 'examples')}"
+    return _python_rig(home, "simple_auth.py", [examples, *_flags(options)])
+
+
+def fastmcp(home):
+    """FastMCP, with its own OAuth provider."""
+    return _python_rig(home, "fastmcp_server.py", [])
+
+
 def mcp_server(home, **options):
     """The MCP Python SDK's server, which wants the tokens of `issuer`."""
-    python = Path(home, "venv", "bin", "python")
-    return Rig([python, HERE / "mcp_server.py", "--with-parent", *_flags(options)])
+    return _python_rig(home, "mcp_server.py", _flags(options))
 
 
 def probe(home, url, *what, **options):
