@@ -173,13 +173,13 @@ def of(config: OAuthConfig | None) -> Template | None:
     return every().get(config.template or "") if config is not None else None
 
 
-def differs(config: OAuthConfig) -> tuple[Change, ...]:
+def differs(config: OAuthConfig | None) -> tuple[Change, ...]:
     """What the newer version of its template says otherwise than the config; () if none is newer.
 
     The variables are read off the config. A field whose placeholder cannot be is left alone.
     """
     template = of(config)
-    if template is None or (config.template_version or 0) >= template.version:
+    if template is None or config is None or (config.template_version or 0) >= template.version:
         return ()
     return tuple(_changes(template, config.settings))
 

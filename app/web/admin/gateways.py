@@ -12,6 +12,7 @@ from ... import aftermath, certificates, gateways, overview
 from ...db import db
 from ...errors import AppError, Conflict, Invalid, texts
 from ...models import Gateway
+from ...oauth import templates
 from ...oauth.registration import callback_uri
 from ...overview import Row
 from ...specs import GatewaySpec
@@ -104,6 +105,8 @@ def show(slug: str) -> ResponseReturnValue:
         row=row,
         failure=_failure(row) if row.status == "failing" else None,
         warnings=gateways.warnings(gateway),
+        copied=templates.of(gateway.oauth_config),
+        changes=templates.differs(gateway.oauth_config),
         own_ca=certificates.facts(gateway.ca_pem or ""),
         own_certificate=certificates.facts(gateway.client_cert_pem or "")[:1],
     )
