@@ -17,7 +17,7 @@ from .audit import Actor, Subject
 from .db import db, db_now_ms, utcnow
 from .errors import AppError, Conflict, Invalid, NotFound
 from .models import ClientRegistration, Gateway, OAuthConfig
-from .oauth import sharing, templates
+from .oauth import sharing, signing, templates
 from .oauth.registration import callback_uri
 from .secretbox import box, cell
 from .specs import SET, GatewaySpec, OAuthConfigSpec, plain, slug_of, typed
@@ -309,9 +309,24 @@ def _registration(config: OAuthConfig, spec: OAuthConfigSpec, redirect: str) -> 
         held.client_secret_sealed, held.secret_set_at = box().seal(secret, where=where), utcnow()
     elif "client_secret" in spec.model_fields_set and spec.client_secret is None:
         held.client_secret_sealed = held.secret_set_at = None
+    _write_key(held, spec)
+    return held
+
+
+def _write_key(held: ClientRegistration, spec: OAuthConfigSpec) -> None:
+    """What assertions are signed with. Raises Invalid: the key that stays cannot sign so."""
     key = typed(spec.client_private_key)
     if key is not None:
+        key = signing.generate(spec.assertion_alg) if key == signing.GENERATE else key
         held.private_key_sealed = box().seal(key, where=cell(held, "private_key_sealed"))
+        held.public_jwk = signing.public_jwk(key, spec.assertion_alg)
+        held.key_id = held.public_jwk["kid"]
     elif "client_private_key" in spec.model_fields_set and spec.client_private_key is None:
-        held.private_key_sealed = None
-    return held
+        held.private_key_sealed = held.public_jwk = held.key_id = None
+    elif held.public_jwk is not None and held.public_jwk["alg"] != spec.assertion_alg:
+        stored = box().open(held.private_key_sealed or "", where=cell(held, "private_key_sealed"))
+        try:
+            signing.check(stored, spec.assertion_alg)
+        except signing.Unsuitable as error:
+            raise Invalid({"oauth_config.assertion_alg": str(error)}) from None
+        held.public_jwk = signing.public_jwk(stored, spec.assertion_alg)

@@ -27,6 +27,8 @@ from pydantic import (
 
 from . import certificates
 from .errors import Invalid
+from .oauth import signing
+from .oauth.signing import GENERATE
 
 SET = "set"  # what a read says where a secret is stored
 SECRETS = {"bearer_token", "password", "client_secret", "client_private_key", "client_key"}
@@ -157,6 +159,7 @@ def _check_scope(scope: str) -> str:
 
 def _auth_method(value: Any) -> Any:
     known = {"client_secret_basic": "basic", "client_secret_post": "post"}
+    known |= dict.fromkeys(("tls_client_auth", "self_signed_tls_client_auth"), "none")  # RFC 8705
     return known.get(value, value) if isinstance(value, str) else value
 
 
@@ -175,8 +178,8 @@ def _check_secret(secret: SecretStr | None) -> SecretStr | None:
 
 
 def _check_key(secret: SecretStr | None) -> SecretStr | None:
-    if typed(secret) is not None and not _PEM.fullmatch(str(typed(secret)).strip()):
-        raise ValueError("Paste the private key as PEM, from -----BEGIN to -----END.")
+    if typed(secret) not in (None, GENERATE) and not _PEM.fullmatch(str(typed(secret)).strip()):
+        raise ValueError("Paste the key as PEM, from -----BEGIN to -----END, or say generate.")
     return secret
 
 
@@ -225,8 +228,8 @@ KeyPem = Annotated[SecretStr | None, Field(max_length=16_384), AfterValidator(_t
 Parameter = Annotated[str, Field(max_length=1024), CLEAN]
 Extra = Annotated[dict[Short, Parameter], Field(max_length=20), AfterValidator(_check_extra)]
 AuthMethod = Annotated[
-    # Without private_key_jwt, as long as nothing here signs: what is saved must work.
-    Literal["auto", "basic", "post", "none"], BeforeValidator(_auth_method)
+    Literal["auto", "basic", "post", "none", "private_key_jwt"],
+    BeforeValidator(_auth_method),
 ]
 Flag = Annotated[bool, Field(strict=True)]
 NUMBER = BeforeValidator(_no_flag)  # Python takes true for 1
@@ -303,7 +306,9 @@ class OAuthConfigSpec(Spec):
     audience: Short | None = None
     resource: Annotated[str, Field(max_length=1024), CLEAN] = "auto"
     assertion_audience: Short = "issuer"
-    assertion_alg: Literal["ES256", "RS256", "PS256"] = "ES256"
+    assertion_alg: Literal["ES256", "RS256", "PS256"] = Field(
+        default="ES256", validate_default=True
+    )
     client_id_in_body: Flag = False
     extra_authorize_params: Extra = {}
     extra_token_params: Extra = {}
@@ -324,6 +329,24 @@ class OAuthConfigSpec(Spec):
             raise ValueError(_ENTER[str(info.field_name)])
         return value
 
+    @field_validator("client_private_key")
+    @classmethod
+    def _key_for_its_method(
+        cls, value: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        is_wanted = info.data.get("token_endpoint_auth_method") == "private_key_jwt"
+        if is_wanted and info.context is not None and not _is_there(value):
+            raise ValueError("Paste a private key, or let one be made.")
+        return value
+
+    @field_validator("assertion_alg")
+    @classmethod
+    def _key_can_sign_so(cls, value: str, info: ValidationInfo) -> str:
+        key = typed(info.data.get("client_private_key"))
+        if key not in (None, GENERATE):
+            signing.check(str(key), value)  # raises ValueError with its sentence
+        return value
+
     @field_validator("client_secret")
     @classmethod
     def _secret_for_its_method(
@@ -334,7 +357,8 @@ class OAuthConfigSpec(Spec):
         method, grant = info.data.get("token_endpoint_auth_method"), info.data.get("grant_type")
         if method in ("basic", "post"):
             raise ValueError("Enter the client secret, or choose another way to show who we are.")
-        if grant == "client_credentials" and method == "auto":
+        has_key = _is_there(info.data.get("client_private_key"))
+        if grant == "client_credentials" and method == "auto" and not has_key:
             raise ValueError("Enter the client secret.")
         return value
 

@@ -178,6 +178,9 @@ class Revocation(Base):
     ends_all_at: Mapped[str | None] = mapped_column(String(2048))
     client_id: Mapped[str] = mapped_column(String(2048))
     client_secret_sealed: Mapped[str | None] = mapped_column(Text)
+    private_key_sealed: Mapped[str | None] = mapped_column(Text)
+    assertion_alg: Mapped[str | None] = mapped_column(String(10))  # of that key
+    assertion_audience: Mapped[str | None] = mapped_column(String(2048))
     auth_method: Mapped[str] = mapped_column(String(30), default="auto")
     ca_pem: Mapped[str | None] = mapped_column(Text)
     client_cert_pem: Mapped[str | None] = mapped_column(Text)

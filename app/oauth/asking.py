@@ -67,7 +67,11 @@ def ask_provider(asking: Asking) -> TokenSet:
     _heed_pause(asking.registration_id)
     spec = asking.config.spec
     client = registration.client_for(
-        asking.registration_id, spec, token_url=asking.token_url, refresh_url=asking.refresh_url
+        asking.registration_id,
+        spec,
+        token_url=asking.token_url,
+        refresh_url=asking.refresh_url,
+        config_id=asking.config.id,
     )
     try:
         with breaker().passing(asking.endpoint), metrics.token_request(*_counted(asking)):

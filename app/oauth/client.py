@@ -25,13 +25,14 @@ from .. import egress
 from ..errors import ProviderError, Unsealable, UpstreamError
 from ..specs import PROTOCOL_PARAMETERS, OAuthConfigSpec
 from ..trust import Trust
-from . import refusals, replies, revoking
+from . import refusals, replies, revoking, signing
 from .refusals import Answer, Request
 from .replies import BODY_LIMIT, Dialect, TokenSet
 
 Params = dict[str, Any]  # of a request; what is None is not sent
 _CONTENT = b'{"access_token": "-", "token_type": "Bearer"}'
 _SAYS = {"Accept": "application/json", "User-Agent": "mcp-gateway"}
+_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _USERINFO_S = 3.0  # nobody waits longer for the name of an account
 
 
@@ -41,7 +42,7 @@ class Registration:
 
     client_id: str
     client_secret: str | None = field(repr=False)  # None: a public client
-    auth_method: str  # auto, basic, post, none
+    auth_method: str  # auto, basic, post, none, private_key_jwt
     authorization_url: str | None
     token_url: str
     refresh_url: str | None
@@ -50,23 +51,45 @@ class Registration:
     retries: int
     spec: OAuthConfigSpec
     trust: Trust | None = None  # a CA or certificate of the gateway's own
+    private_key: str | None = field(default=None, repr=False)  # PEM; signs instead of a secret
     pause_s: float = 0.5  # before the first repetition, then twice as long each time
     watch: Callable[[requests.Response, bytes], None] | None = None  # sees answers: a check does
 
     @property
     def method(self) -> str:
         """RFC 8414's default where nothing is said; nobody sends Basic without a password."""
-        if self.client_secret is None:
+        if self.private_key is not None and self.auth_method in ("auto", "private_key_jwt"):
+            return "private_key_jwt"
+        if self.client_secret is None or self.auth_method == "private_key_jwt":
             return "none"
         return "basic" if self.auth_method == "auto" else self.auth_method
 
     @property
     def named_in_body(self) -> Params:
         """The form members that say who we are; never a secret in two places (SEC-016)."""
-        if self.method == "basic":
-            return {"client_id": self.client_id} if self.spec.client_id_in_body else {}
+        if self.method in ("basic", "private_key_jwt"):
+            named = {"client_id": self.client_id} if self.spec.client_id_in_body else {}
+            return named if self.method == "basic" else named | self._assertion()
         secret = {"client_secret": self.client_secret} if self.method == "post" else {}
         return {"client_id": self.client_id} | secret
+
+    def _assertion(self) -> Params:
+        """Signed anew for each request (RFC 7523 section 3)."""
+        spec, ours = self.spec, self.token_url
+        known = {"issuer": self.spec.issuer or ours, "token_url": ours}
+        audience = known.get(spec.assertion_audience, spec.assertion_audience)
+        signed = signing.assertion(
+            self.private_key or "", spec.assertion_alg, client_id=self.client_id, audience=audience
+        )
+        return {"client_assertion_type": _ASSERTION, "client_assertion": signed}
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Whether a provider knows us. `known`: None: it could not be told."""
+
+    known: bool | None
+    error: ProviderError | None
 
 
 class OAuthClient:
@@ -118,6 +141,16 @@ class OAuthClient:
         scope = " ".join(scopes) if scopes else None
         sent = {"scope": scope, "resource": resource, "audience": self._us.spec.audience}
         return self._ask("client_credentials", self._us.token_url, sent)
+
+    def probe(self, *, resource: str | None = None) -> Probe:
+        """Whether the provider knows us: one request with a made-up code (oauth.md 2.6)."""
+        try:
+            self.exchange(_MADE_UP, verifier=_MADE_UP, resource=resource)
+        except ProviderError as error:
+            if error.code == "code_rejected":
+                return Probe(True, None)
+            return Probe(False if error.kind == "client" else None, error)
+        return Probe(None, None)  # a token for a code that nobody gave: it looks at nothing
 
     def account(self, access_token: str) -> str | None:
         """The account's name for display, if userinfo tells it within 3 s. Raises nothing."""
@@ -225,8 +258,9 @@ class OAuthClient:
         if request == "refresh":
             session.refresh_token(url, **how, **sent, **named)
         else:
-            how |= {"include_client_id": bool(named), "client_secret": named.get("client_secret")}
-            session.fetch_token(url, **how, **sent)
+            how |= {"include_client_id": "client_id" in named}
+            more = {name: one for name, one in named.items() if name != "client_id"}
+            session.fetch_token(url, **{"client_secret": None} | how | sent | more)
 
     def _told(self, error: ProviderError, sent: Params) -> ProviderError:
         """What the person reads: with a hint for the admin, and without an echo of a secret."""
@@ -240,10 +274,12 @@ class OAuthClient:
         return error
 
 
+_MADE_UP = "a-code-that-nobody-gave-0123456789-0123456789"  # as long as a verifier has to be
 _METHODS = {
     "basic": "It went in the Authorization header (basic); post puts it in the body.",
     "post": "It went in the body (post); basic puts it in the Authorization header.",
     "none": "No secret was sent (none).",
+    "private_key_jwt": "It was signed with our key: the provider has to know the public one.",
 }
 
 

@@ -25,6 +25,7 @@ class Pinned(TypedDict, total=False):
     token_url: str | None
     refresh_url: str | None
     redirect_uri: str | None
+    config_id: str  # whose gateway's CA and certificate count
 
 
 def client_for(
@@ -32,14 +33,12 @@ def client_for(
 ) -> OAuthClient:
     """Ready to ask. Raises Conflict (client_needed), Unsealable. Leaves no transaction open."""
     us = _read(registration_id)
-    secret = us.client_secret_sealed
-    if secret is not None:
-        secret = box().open(secret, where=cell(us, "client_secret_sealed"))
     return OAuthClient(
         Registration(
             client_id=us.client_id,
-            client_secret=secret,
-            auth_method=us.auth_method,
+            client_secret=_opened(us, "client_secret_sealed"),
+            private_key=_opened(us, "private_key_sealed"),
+            auth_method=method_of(us, spec),
             authorization_url=pinned.get("authorization_url") or spec.authorization_url,
             token_url=pinned.get("token_url") or spec.token_url or "",
             refresh_url=pinned.get("refresh_url") or spec.refresh_url,
@@ -47,9 +46,24 @@ def client_for(
             timeout_s=current_app.config["OAUTH_REQUEST_TIMEOUT"],
             retries=current_app.config["OAUTH_MAX_RETRIES"],
             spec=spec,
-            trust=_trust(us.oauth_config_id),
+            trust=_trust(us.oauth_config_id or pinned.get("config_id", "")),
         )
     )
+
+
+def method_of(us: ClientRegistration, spec: OAuthConfigSpec) -> str:
+    """How this client shows who it is: as said or granted, else by a key if there is one, else as
+    the metadata says (oauth.md 2.4).
+    """
+    if us.auth_method != "auto":
+        return us.auth_method
+    return "private_key_jwt" if us.private_key_sealed else spec.token_endpoint_auth_method
+
+
+def audience_of(spec: OAuthConfigSpec, token_url: str | None) -> str:
+    """Who an assertion of ours is for."""
+    known = {"issuer": spec.issuer or token_url, "token_url": token_url}
+    return known.get(spec.assertion_audience, spec.assertion_audience) or ""
 
 
 def generation(registration_id: str | None) -> int:
@@ -80,6 +94,11 @@ def resource_of(spec: OAuthConfigSpec, gateway_url: str) -> str | None:
     parts = urlsplit(gateway_url)
     path = "" if parts.path == "/" else parts.path
     return urlunsplit(parts._replace(path=path, fragment=""))
+
+
+def _opened(us: ClientRegistration, column: str) -> str | None:
+    sealed = getattr(us, column)
+    return None if sealed is None else box().open(sealed, where=cell(us, column))
 
 
 def _read(registration_id: str | None) -> ClientRegistration:

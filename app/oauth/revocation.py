@@ -11,6 +11,7 @@ import secrets
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -25,7 +26,7 @@ from ..models import ClientRegistration, Connection, Gateway, OAuthConfig, Revoc
 from ..secretbox import box, cell
 from ..specs import OAuthConfigSpec
 from ..states import LIVING
-from . import revoking
+from . import registration, revoking
 from .client import OAuthClient, Registration
 from .discovered import spec_of
 from .replies import TokenSet
@@ -74,10 +75,13 @@ def queue(row: Connection, *, why: str) -> int:
         return 0
     made.style, made.url = style, url
     made.ends_all_at = row.token_url if spec.revocation_ends_all else None
-    made.client_id, made.auth_method = client.client_id, client.auth_method
+    made.client_id, made.auth_method = client.client_id, registration.method_of(client, spec)
+    made.assertion_alg = spec.assertion_alg
+    made.assertion_audience = registration.audience_of(spec, row.token_url)
     made.ca_pem, made.client_cert_pem = gateway.ca_pem, gateway.client_cert_pem
     held = tokens | {
         "client_secret_sealed": _opened(client, "client_secret_sealed"),
+        "private_key_sealed": _opened(client, "private_key_sealed"),
         "client_key_sealed": _opened(gateway, "client_key_sealed"),
     }
     count = _add(db.session(), made, held)
@@ -100,9 +104,10 @@ def drop(token_set: TokenSet, *, connection_id: str) -> int:
             return 0
         names = ("user_id", "gateway_id", "gateway_name", "style", "url", "client_id")
         more = ("ends_all_at", "auth_method", "ca_pem", "client_cert_pem")
-        copied = {name: getattr(before, name) for name in (*names, *more)}
+        signed = ("assertion_alg", "assertion_audience")
+        copied = {name: getattr(before, name) for name in (*names, *more, *signed)}
         made = Revocation(connection_id=connection_id, **copied)
-        kept = ("client_secret_sealed", "client_key_sealed")
+        kept = ("client_secret_sealed", "client_key_sealed", "private_key_sealed")
         return _add_late(session, made, token_set, {name: _opened(before, name) for name in kept})
 
 
@@ -128,10 +133,13 @@ def drop_unkept(
         ends_all_at=us.token_url if spec.revocation_ends_all else None,
         client_id=us.client_id,
         auth_method=us.auth_method,
+        assertion_alg=spec.assertion_alg,
+        assertion_audience=registration.audience_of(spec, us.token_url),
         ca_pem=trusted and trusted.ca_pem,
         client_cert_pem=trusted and trusted.cert_pem,
     )
     held = {"client_secret_sealed": us.client_secret, "client_key_sealed": key}
+    held["private_key_sealed"] = us.private_key
     with Session(db.engine) as session, session.begin():
         return _add_late(session, made, token_set, held)
 
@@ -252,13 +260,14 @@ def _take(revocation_id: str) -> _Taken | None:
         url=row.url,
         tries=row.tries,
         attempt=attempt,
-        client=_client(row, opened["client_secret_sealed"]),
+        client=_client(row, opened["client_secret_sealed"], opened["private_key_sealed"]),
         spared_for=spared_for,
         secrets=opened,
     )
 
 
-_SECRETS = (*(column for column, _ in _TOKENS), "client_secret_sealed")
+_OF_CLIENT = ("client_secret_sealed", "private_key_sealed")
+_SECRETS = (*(column for column, _ in _TOKENS), *_OF_CLIENT)
 
 
 def _readable(row: Revocation, column: str) -> str | None:
@@ -289,11 +298,15 @@ def _would_end_too(session: Session, row: Revocation) -> str | None:
     return session.scalar(query.order_by(Gateway.name).limit(1))
 
 
-def _client(row: Revocation, secret: str | None) -> OAuthClient:
+def _client(row: Revocation, secret: str | None, key: str | None) -> OAuthClient:
+    known: dict[str, Any] = {"grant_type": "authorization_code"}
+    if row.assertion_alg is not None:
+        known |= {"assertion_alg": row.assertion_alg, "assertion_audience": row.assertion_audience}
     return OAuthClient(
         Registration(
             client_id=row.client_id,
             client_secret=secret,
+            private_key=key or None,
             auth_method=row.auth_method,
             authorization_url=None,
             token_url=row.url,
@@ -301,7 +314,7 @@ def _client(row: Revocation, secret: str | None) -> OAuthClient:
             redirect_uri="",
             timeout_s=AT_ONCE_S,
             retries=0,
-            spec=OAuthConfigSpec(grant_type="authorization_code"),
+            spec=OAuthConfigSpec(**known),
             trust=trust.of(row),
         )
     )
@@ -313,7 +326,7 @@ def _ask(taken: _Taken, column: str, hint: Hint) -> Verdict | None:
         return None
     if taken.spared_for is not None:
         return Verdict("unsupported", SPARED)
-    if UNREADABLE in (token, taken.secrets["client_secret_sealed"]):
+    if UNREADABLE in (token, *(taken.secrets[column] for column in _OF_CLIENT)):
         return Verdict("refused", Unsealable.code)
     seconds = min(AT_ONCE_S, current_app.config["OAUTH_REQUEST_TIMEOUT"])
     return taken.client.revoke(token, hint, url=taken.url, style=taken.style, seconds=seconds)

@@ -34,6 +34,11 @@ def new_columns() -> dict[str, list[sa.Column]]:
             sa.Column("registered_ms", sa.BigInteger(), nullable=True),
             sa.Column("probed_ms", sa.BigInteger(), nullable=False, server_default="0"),
         ],
+        "revocation": [
+            sa.Column("private_key_sealed", sa.Text(), nullable=True),
+            sa.Column("assertion_alg", sa.String(length=10), nullable=True),
+            sa.Column("assertion_audience", sa.String(length=2048), nullable=True),
+        ],
         "flow": [sa.Column("target", sa.String(length=500), nullable=True)],
     }
 
