@@ -6,10 +6,11 @@ The table of oauth.md 8.3 as a comparison of two records (gateways.record, specs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from .oauth.discovered import PUBLISHED_AS, Discovered
 from .specs import BLOCKS, GIVEN, SET
 
 Flat = dict[str, Any]  # a dotted path to a value; None is left out
@@ -56,13 +57,14 @@ class Edit:
 
 def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Edit:
     """`before` is the record of the gateway, {} for a new one; `after` is `specs.plain`."""
+    before = {name: value for name, value in before.items() if name not in GIVEN}
     old, new = dict(_flat(before)), dict(_flat(after))
     new = {path: value for path, value in new.items() if value or path in old}  # "" over nothing
     for path in old:
         block = BLOCKS.get(path.partition(".")[0], after["auth_type"])
         if path in _SECRETS and block == after["auth_type"]:
             new.setdefault(path, old[path])  # not named: kept
-    changed = {path for path in {*old, *new} if old.get(path) != new.get(path)} - {*GIVEN, "slug"}
+    changed = {path for path in {*old, *new} if old.get(path) != new.get(path)} - {"slug"}
     was_oauth = old.get("auth_type") == "oauth"
     stays_oauth = was_oauth and new.get("auth_type") == "oauth"
     stored, renewed = (
@@ -80,6 +82,24 @@ def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Edit:
         # A token may be bound to the certificate it was asked with (RFC 8705 section 3).
         outdates=stays_oauth and bool(oauth_changed or not changed.isdisjoint(_OF_TOKENS)),
     )
+
+
+def working(record: Mapping[str, Any], found: Discovered | None) -> Mapping[str, Any]:
+    """A record with what was found where an admin said nothing: what secrets and tokens meet."""
+    if found is None or "oauth_config" not in record:
+        return record
+    config = dict(record["oauth_config"])
+    for ours, theirs in PUBLISHED_AS.items():
+        if config.get(ours) is None:
+            config[ours] = getattr(found, theirs)
+    if config.get("resource", "auto") == "auto" and found.resource is not None:
+        config["resource"] = found.resource
+    return {**record, "oauth_config": config}
+
+
+def both(said: Edit, works: Edit) -> Edit:
+    """What changes of what is said, and what that does to what works."""
+    return replace(works, fields=tuple(sorted({*said.fields, *works.fields})))
 
 
 def origin(url: str | None) -> tuple[str, str, int | None] | None:

@@ -18,9 +18,10 @@ from .db import db, db_now_ms, utcnow
 from .errors import AppError, Conflict, Invalid, NotFound
 from .models import ClientRegistration, Gateway, OAuthConfig
 from .oauth import sharing, signing, templates
+from .oauth.discovered import PUBLISHED_AS, Discovered, contradiction, needs_metadata, spec_of
 from .oauth.registration import callback_uri
 from .secretbox import box, cell
-from .specs import SET, GatewaySpec, OAuthConfigSpec, plain, slug_of, typed
+from .specs import ENTER, SET, GatewaySpec, OAuthConfigSpec, plain, slug_of, typed
 
 
 def find(slug: str, *, seen: datetime | None = None) -> Gateway:
@@ -43,18 +44,18 @@ def everything() -> list[Gateway]:
     return list(db.session.scalars(query))
 
 
-def create(spec: GatewaySpec, *, by: Actor) -> Gateway:
-    """Raises Invalid."""
+def create(spec: GatewaySpec, *, by: Actor, found: Discovered | None = None) -> Gateway:
+    """`found`: what its URL said of how people sign in. Raises Invalid."""
     slug = spec.slug or slug_of(spec.name)
     edit = edits.between({}, plain(spec))
     wrong = trust.problems(None, spec, edit.fields) | dict(edit.asks)
-    wrong |= _redirect_problem(spec, slug)
+    wrong |= _redirect_problem(spec, slug) | lacks(spec, found)
     if not slug:
         wrong["slug"] = "No slug can be made from this name. Choose one."
     if wrong:
         raise Invalid(wrong)
     gateway = Gateway(slug=slug)
-    _write(gateway, spec)
+    _write(gateway, spec, found)
     db.session.add(gateway)
     try:
         db.session.flush()
@@ -67,20 +68,24 @@ def create(spec: GatewaySpec, *, by: Actor) -> Gateway:
     return gateway
 
 
-def update(gateway: Gateway, spec: GatewaySpec, *, by: Actor) -> int:
+def update(
+    gateway: Gateway, spec: GatewaySpec, *, by: Actor, found: Discovered | None = None
+) -> int:
     """How many people are signed out by it. A secret that is not named stays.
 
+    `found`: what its URL says now; None: nobody asked, so what was found stays while it fits.
     Raises Invalid, also where a secret must be typed again. Saving without a change does nothing.
     """
-    wrong = problems(gateway, spec)
+    wrong = problems(gateway, spec, found)
     if wrong:
         raise Invalid(wrong)
-    edit = _edit(gateway, spec)
+    found = known(gateway, spec, found)
+    edit = _edit(gateway, spec, found)
     if not edit.fields:
         return 0
     _claim(gateway)
     signed_out = aftermath.settle(gateway, edit, by=by)
-    _write(gateway, spec)
+    _write(gateway, spec, found)
     db.session.flush()
     fields = list(edit.fields)
     _record(by, "gateway.updated", gateway, fields=fields, signed_out=signed_out)
@@ -99,19 +104,77 @@ def _claim(gateway: Gateway) -> None:
         raise Conflict
 
 
-def problems(gateway: Gateway, spec: GatewaySpec) -> dict[str, str]:
+def problems(
+    gateway: Gateway, spec: GatewaySpec, found: Discovered | None = None
+) -> dict[str, str]:
     """What stands against `update`: a path to a sentence. Changes nothing."""
-    edit = _edit(gateway, spec)
+    found = known(gateway, spec, found)
+    edit = _edit(gateway, spec, found)
     wrong = trust.problems(gateway, spec, edit.fields) | dict(edit.asks)
-    wrong |= _redirect_problem(spec, gateway.slug)
+    wrong |= _redirect_problem(spec, gateway.slug) | lacks(spec, found)
     if spec.slug not in (None, gateway.slug):
         wrong["slug"] = f"The slug stays {gateway.slug}, as AI clients call it by that."
     return wrong
 
 
-def signed_out_by(gateway: Gateway, spec: GatewaySpec) -> int:
+def signed_out_by(gateway: Gateway, spec: GatewaySpec, found: Discovered | None = None) -> int:
     """How many people would have to connect again after `update`. Changes nothing."""
-    return aftermath.living(gateway) if _edit(gateway, spec).signs_out else 0
+    edit = _edit(gateway, spec, known(gateway, spec, found))
+    return aftermath.living(gateway) if edit.signs_out else 0
+
+
+def known(
+    gateway: Gateway, spec: GatewaySpec, found: Discovered | None = None
+) -> Discovered | None:
+    """What is known of its sign-in after an edit: `found`, else what was, if it is about the same.
+
+    Whom an admin typed otherwise is another provider: what was found is nothing of theirs.
+    """
+    config, wanted = gateway.oauth_config, spec.oauth_config
+    if wanted is None:
+        return None
+    if found is None and config is not None and is_asked_alike(gateway, spec):
+        found = Discovered.of(config.discovered)
+    if found is None or (contradiction(wanted, found) and not needs_metadata(wanted)):
+        return None
+    return found
+
+
+def is_asked_alike(gateway: Gateway, spec: GatewaySpec) -> bool:
+    """Whether its URL would be asked the same again."""
+    config, wanted = gateway.oauth_config, spec.oauth_config
+    if config is None or wanted is None or gateway.url != spec.url:
+        return False
+    names = ("grant_type", "issuer", "pkce")
+    return all(config.settings[name] == getattr(wanted, name) for name in names)
+
+
+def lacks(spec: GatewaySpec, found: Discovered | None) -> dict[str, str]:
+    """What an admin has to say, as nobody publishes it: a path to a sentence."""
+    wanted = spec.oauth_config
+    if wanted is None:
+        return {}
+    field = contradiction(wanted, found) if found is not None else None
+    if field is not None and needs_metadata(wanted):
+        published = getattr(found, PUBLISHED_AS[field]) or "none"
+        sentence = f"The provider publishes {published}. Leave this empty, or type all of them."
+        return {f"oauth_config.{field}": sentence}
+    wrong = {}
+    if found is None and needs_metadata(wanted):
+        names = ("authorization_url", "token_url")
+        needed = names if wanted.grant_type == "authorization_code" else names[1:]
+        wrong = {name: ENTER[name] for name in needed if getattr(wanted, name) is None}
+    if wanted.client_id is None and not registers_us(wanted, found):
+        wrong["client_id"] = ENTER["client_id"]
+    return {f"oauth_config.{name}": sentence for name, sentence in wrong.items()}
+
+
+def registers_us(config: OAuthConfigSpec, found: Discovered | None) -> bool:
+    """Whether its provider makes a client for us by itself."""
+    if found is None or config.grant_type != "authorization_code":
+        return False
+    is_public = str(current_app.config["PUBLIC_URL"]).startswith("https://")
+    return bool(found.registration_endpoint) or (found.takes_documents and is_public)
 
 
 def warnings(gateway: Gateway) -> list[str]:
@@ -158,6 +221,7 @@ def record(gateway: Gateway) -> dict[str, Any]:
         "timeout_s": gateway.timeout_s,
         **trust.record(gateway),
         "mcp_url": mcp_url(gateway.slug),
+        "found": None,
         "created_at": f"{gateway.created_at:%Y-%m-%dT%H:%M:%SZ}",
         "updated_at": f"{gateway.updated_at:%Y-%m-%dT%H:%M:%SZ}",
     }
@@ -170,6 +234,7 @@ def record(gateway: Gateway) -> dict[str, Any]:
         shown["headers"] = dict.fromkeys(gateway.header_names, is_set)
     elif gateway.oauth_config is not None:
         shown["oauth_config"] = _config_record(gateway.oauth_config)
+        shown["found"] = _found_record(gateway.oauth_config)
     return shown
 
 
@@ -179,10 +244,24 @@ def _config_record(config: OAuthConfig) -> dict[str, Any]:
     shown["trusts_shared_callback"] = config.trusts_shared_callback
     if config.template is not None:
         shown |= {"template": config.template, "template_version": config.template_version}
-    if client is not None:
+    if client is not None and client.kind == "manual":  # another is not the admin's to say
         shown["client_id"] = client.client_id
         shown["client_secret"] = _set(client.client_secret_sealed)
         shown["client_private_key"] = _set(client.private_key_sealed)
+    return shown
+
+
+def _found_record(config: OAuthConfig) -> dict[str, Any] | None:
+    """How it works, where an admin left that to what is published. None: all of it was typed."""
+    found, client = Discovered.of(config.discovered), config.registration
+    if found is None:
+        return None
+    works = spec_of(config.settings, config.discovered)
+    names = (*PUBLISHED_AS, "scopes")
+    shown = {name: getattr(works, name) for name in names}
+    shown["scopes_offered"] = list(found.scopes_offered or ()) or None
+    shown["resource"] = found.resource
+    shown["client"] = {"kind": client.kind, "client_id": client.client_id} if client else None
     return shown
 
 
@@ -199,11 +278,16 @@ def _record(by: Actor, action: str, gateway: Gateway, **details: Any) -> None:
     audit.record(by, action, Subject("gateway", gateway.id, gateway.name), **details)
 
 
-def _edit(gateway: Gateway, spec: GatewaySpec) -> edits.Edit:
-    after = plain(spec)
+def _edit(gateway: Gateway, spec: GatewaySpec, found: Discovered | None) -> edits.Edit:
+    """`found`: what is known after it."""
+    before, after = record(gateway), plain(spec)
     if spec.oauth_config is not None:
         after["oauth_config"]["redirect_uri"] = spec.oauth_config.redirect_uri or callback_uri()
-    return edits.between(record(gateway), after)
+    config = gateway.oauth_config
+    old = Discovered.of(config.discovered) if config is not None else None
+    said = edits.between(before, after)
+    works = edits.between(edits.working(before, old), edits.working(after, found))
+    return edits.both(said, works)
 
 
 def _redirect_problem(spec: GatewaySpec, slug: str) -> dict[str, str]:
@@ -220,7 +304,7 @@ def _redirect_problem(spec: GatewaySpec, slug: str) -> dict[str, str]:
 # -- writing ------------------------------------------------------------------------------------
 
 
-def _write(gateway: Gateway, spec: GatewaySpec) -> None:
+def _write(gateway: Gateway, spec: GatewaySpec, found: Discovered | None) -> None:
     gateway.credentials_sealed = _credentials(gateway, spec)  # first: it reads the old header names
     gateway.name, gateway.description = spec.name, spec.description
     if gateway.url not in (None, spec.url):  # how the server before it fared says nothing
@@ -232,7 +316,7 @@ def _write(gateway: Gateway, spec: GatewaySpec) -> None:
     gateway.is_enabled, gateway.timeout_s = spec.enabled, spec.timeout_s
     trust.write(gateway, spec)
     if spec.oauth_config is not None:
-        _write_config(gateway, spec.oauth_config)
+        _write_config(gateway, spec.oauth_config, found)
 
 
 def _credentials(gateway: Gateway, spec: GatewaySpec) -> str | None:
@@ -263,7 +347,7 @@ def _header_values(gateway: Gateway, spec: GatewaySpec) -> str | None:
     return json.dumps({name: value or stored[name] for name, value in given.items()})
 
 
-def _write_config(gateway: Gateway, spec: OAuthConfigSpec) -> None:
+def _write_config(gateway: Gateway, spec: OAuthConfigSpec, found: Discovered | None) -> None:
     config = gateway.oauth_config
     if config is None:
         config = OAuthConfig(is_default=True, config_version=1)
@@ -272,10 +356,14 @@ def _write_config(gateway: Gateway, spec: OAuthConfigSpec) -> None:
     own = None if redirect == callback_uri() else redirect  # null follows PUBLIC_URL
     before = sharing.of(config) if config.settings else None
     config.settings = spec.settings() | {"redirect_uri": own}
+    if found != Discovered.of(config.discovered):  # what waited for an admin is of an old answer
+        config.discovered, config.awaits = (found.as_json() if found else None), None
+        config.asked_ms = found.fetched_ms if found else 0
+    works = spec_of(config.settings, config.discovered)
     config.grant_type, config.issuer, config.token_url = (
-        spec.grant_type,
-        spec.issuer,
-        spec.token_url,
+        works.grant_type,
+        works.issuer,
+        works.token_url,
     )
     trusted, config.trusts_shared_callback = (
         config.trusts_shared_callback,
@@ -287,18 +375,31 @@ def _write_config(gateway: Gateway, spec: OAuthConfigSpec) -> None:
             config.trusts_shared_callback = False  # that was meant for the one before
     config.template, config.template_version = spec.template, spec.template_version
     config.updated_at = utcnow()
-    config.registration = _registration(config, spec, redirect)
+    config.registration = _client(config, spec, redirect)
 
 
-def _registration(config: OAuthConfig, spec: OAuthConfigSpec, redirect: str) -> ClientRegistration:
+def _client(config: OAuthConfig, spec: OAuthConfigSpec, redirect: str) -> ClientRegistration | None:
+    """Typed by hand; else the one that its provider made for us, as long as it is the same."""
+    held = config.registration
+    if spec.client_id is not None:
+        return client_of(config, spec, redirect)
+    if held is not None and held.kind == "manual":  # flows and connections may still name it
+        held.state, held.client_secret_sealed, held.private_key_sealed = "retired", None, None
+        return None
+    return held if held is not None and held.issuer == config.issuer else None
+
+
+def client_of(config: OAuthConfig, spec: OAuthConfigSpec, redirect: str) -> ClientRegistration:
     """The client typed by hand. It belongs to this config, and to the issuer it was typed for."""
     client_id = spec.client_id or ""
-    held = config.registration or ClientRegistration(
-        kind="manual", oauth_config_id=config.id, generation=1, client_id=client_id
-    )
+    held = config.registration
+    if held is None or held.kind != "manual":
+        held = ClientRegistration(
+            kind="manual", oauth_config_id=config.id, generation=1, client_id=client_id
+        )
     if held.client_id != client_id:
         held.client_id, held.generation = client_id, held.generation + 1
-    held.issuer = spec.issuer or "static:" + edits.origin_text(spec.token_url or "")
+    held.issuer = config.issuer or "static:" + edits.origin_text(config.token_url or "")
     held.redirect_uri = redirect
     method, secret = spec.token_endpoint_auth_method, typed(spec.client_secret)
     if secret is not None or held.auth_method != method:  # what made it back off may be mended

@@ -33,7 +33,8 @@ from .oauth.signing import GENERATE
 SET = "set"  # what a read says where a secret is stored
 SECRETS = {"bearer_token", "password", "client_secret", "client_private_key", "client_key"}
 BLOCKS = {"basic": "basic", "bearer_token": "bearer", "headers": "headers", "oauth_config": "oauth"}
-GIVEN = ("id", "mcp_url", "created_at", "updated_at")  # in a record, and not the admin's to say
+# In a record, and not the admin's to say.
+GIVEN = ("id", "mcp_url", "created_at", "updated_at", "found")
 _NEVER_NULL = ("auth_type", "enabled", "transport")
 _RESERVED_SLUGS = {"new"}  # /admin/gateways/new is a page
 
@@ -324,9 +325,10 @@ class OAuthConfigSpec(Spec):
     @classmethod
     def _is_known(cls, value: str | None, info: ValidationInfo) -> str | None:
         """By hand all three are needed; what finds them out by itself asks for none of them."""
-        grant = info.data.get("grant_type", "")
-        if value is None and info.context is not None and grant in _NEEDS[str(info.field_name)]:
-            raise ValueError(_ENTER[str(info.field_name)])
+        grant, context = info.data.get("grant_type", ""), info.context
+        is_asked = context is not None and not context["finds_out"]
+        if value is None and is_asked and grant in _NEEDS[str(info.field_name)]:
+            raise ValueError(ENTER[str(info.field_name)])
         return value
 
     @field_validator("client_private_key")
@@ -382,7 +384,7 @@ class OAuthConfigSpec(Spec):
 
 _BOTH = ("authorization_code", "client_credentials")
 _NEEDS = {"authorization_url": _BOTH[:1], "token_url": _BOTH, "client_id": _BOTH}
-_ENTER = {
+ENTER = {
     "authorization_url": "Enter the authorization URL of the provider.",
     "token_url": "Enter the token URL of the provider.",
     "client_id": "Enter the client ID you got from the provider.",
@@ -488,11 +490,19 @@ _SAY = {
 }
 
 
-def read(spec: type[T], data: Mapping[str, Any], *, notices: list[str] | None = None) -> T:
+def read(
+    spec: type[T],
+    data: Mapping[str, Any],
+    *,
+    notices: list[str] | None = None,
+    finds_out: bool = False,
+) -> T:
     """`data`, as typed, as a spec. Raises Invalid: a path such as "oauth_config.token_url" to a
     sentence. What was changed on the way in is added to `notices`, in sentences for the person.
+
+    `finds_out`: what a provider publishes may be absent, as somebody will ask it.
     """
-    context = {"notices": notices if notices is not None else []}
+    context = {"notices": notices if notices is not None else [], "finds_out": finds_out}
     try:
         return spec.model_validate(data, context=context)
     except ValidationError as error:

@@ -16,6 +16,7 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "schema trust schedule chain oauth.revoking oauth.breaker oauth.discovered"
     " oauth.template_file",
     "edits",
+    "edits",
     "audit access throttle limits watching oauth.client oauth.places oauth.templates mcp.sse",
     "connections oauth.timeline oauth.metadata oauth.fetching",
     "oauth.knocking oauth.moves",

@@ -1,16 +1,15 @@
 """flask gateways …: the records of the JSON API, from files."""
 
 import json
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 from flask.cli import AppGroup
 
 from .. import gateways as registry
-from .. import specs, strict_json
+from .. import proposals, strict_json
 from ..audit import Actor
 from ..db import db
-from ..specs import GatewaySpec
 from .plain import in_words
 
 gateways = AppGroup("gateways", help="MCP servers registered here.")
@@ -19,22 +18,40 @@ BY = Actor("system", label="command line")
 
 
 @gateways.command("add")
-@click.argument("file", type=click.File("rb"))
-def add(file: BinaryIO) -> None:
-    """Add the gateway that FILE describes: one JSON record, as the API takes it. "-" is stdin."""
+@click.argument("file", type=click.File("rb"), required=False)
+@click.option("--url", help="Of an MCP server: how people sign in is found out.")
+@click.option("--name", help="What people read. Without it, made from the URL.")
+@click.option("--keep/--no-keep", default=True, help="With --url: keep people connected.")
+def add(file: BinaryIO | None, url: str | None, name: str | None, keep: bool) -> None:
+    """Add the gateway that FILE describes: one JSON record, as the API takes it. "-" is stdin.
+
+    Or add the MCP server at --url, and be told what was found out.
+    """
+    if (file is None) == (url is None):
+        raise click.UsageError("Name a FILE, or give --url.")
+    data = _record(file) if file is not None else {"url": url}
+    if name is not None:
+        data["name"] = name
+    notices: list[str] = []
+    with in_words():
+        spec, found = proposals.read(data, notices=notices)
+        if url is not None and keep:
+            spec = proposals.keeping(spec)
+        gateway = registry.create(spec, by=BY, found=found)
+        db.session.commit()
+    for notice in (*notices, *registry.warnings(gateway)):
+        click.echo(notice, err=True)
+    click.echo(f"{gateway.name} was added. AI clients call {registry.mcp_url(gateway.slug)}")
+
+
+def _record(file: BinaryIO) -> dict[str, Any]:
     try:
         data = strict_json.loads(file.read())
     except strict_json.BadJSON as error:
         raise click.ClickException(str(error)) from error
     if not isinstance(data, dict):
         raise click.ClickException("The file must hold one JSON object.")
-    notices: list[str] = []
-    with in_words():
-        gateway = registry.create(specs.read(GatewaySpec, data, notices=notices), by=BY)
-        db.session.commit()
-    for notice in (*notices, *registry.warnings(gateway)):
-        click.echo(notice, err=True)
-    click.echo(f"{gateway.name} was added. AI clients call {registry.mcp_url(gateway.slug)}")
+    return data
 
 
 @gateways.command("list")

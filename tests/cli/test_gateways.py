@@ -4,9 +4,12 @@ import json
 
 import pytest
 
-from app.models import AuditEvent, ClientRegistration, Gateway
+from app.models import AuditEvent, ClientRegistration, Gateway, OAuthConfig
 from tests.conftest import rows
+from tests.oauth.published import published
 from tests.web.registry import CANARY, CODE, KINDS, NONE, add
+
+__all__ = ["published"]  # the fixture
 
 
 @pytest.fixture
@@ -47,7 +50,16 @@ def test_a_file_that_is_no_record_is_said_so(app, run, text):
     assert not rows(app, Gateway)
 
 
-@pytest.mark.parametrize("args", [("add",), ("add", "/nowhere/record.json"), ("show",), ("what",)])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("add",),
+        ("add", "/nowhere/record.json"),
+        ("add", "-", "--url", "https://x.test"),
+        ("show",),
+        ("what",),
+    ],
+)
 def test_wrong_usage_is_exit_status_2(run, args):
     assert run(*args).exit_code == 2
 
@@ -80,3 +92,29 @@ def test_a_deletion_asks_unless_told_yes(app, run):
 def test_an_unknown_gateway_is_said_so(run, command):
     ran = run(*command)
     assert ran.exit_code == 1 and "There is no gateway called nothing" in ran.output
+
+
+def test_a_pasted_url_needs_no_other_field(app, run, published):
+    server, provider = published()
+    added = run("add", "--url", server.url)
+    assert added.exit_code == 0, added.output
+    assert f"People will be sent to {provider.origin.removeprefix('http://')}." in added.stderr
+    config = rows(app, OAuthConfig)[0]
+    assert config.token_url == f"{provider.origin}/token"
+    assert config.settings["token_management"]["auto_refresh"] is True
+    assert run("list").output.startswith(rows(app, Gateway)[0].slug)
+
+
+def test_a_name_and_nothing_kept_can_be_asked_for(app, run, published):
+    server, _ = published()
+    assert run("add", "--url", server.url, "--name", "Jira", "--no-keep").exit_code == 0
+    assert rows(app, Gateway)[0].slug == "jira"
+    assert rows(app, OAuthConfig)[0].settings["token_management"]["store_tokens"] is False
+
+
+def test_a_url_where_nobody_is_at_home_is_said_so(app, run, published):
+    server, _ = published()
+    server.server.stop()
+    ran = run("add", "--url", server.url)
+    assert ran.exit_code == 1 and "is not taking calls now" in ran.output
+    assert not rows(app, Gateway)

@@ -97,7 +97,7 @@ HEADERS = {
     "auth_type": "headers",
     "headers": {"X-Api-Key": f"{CANARY}-key", "X-Team": f"{CANARY}-team"},
 }
-NONE = {"name": "Open", "url": "https://open.example.com/mcp"}
+NONE = {"name": "Open", "url": "https://open.example.com/mcp", "auth_type": "none"}
 KINDS = {
     **{"code": CODE, "keeping": KEEPING, "rare": RARE, "shared": SHARED, "cached": CACHED},
     **{"basic": BASIC, "bearer": BEARER, "headers": HEADERS, "none": NONE},

@@ -23,6 +23,8 @@ from app.models import (
 from app.secretbox import box, cell
 from app.specs import GatewaySpec
 from tests.conftest import person, rows
+from tests.oauth.published import published
+from tests.upstream import says
 from tests.web.registry import (
     BASIC,
     BEARER,
@@ -40,6 +42,8 @@ from tests.web.registry import (
     connect,
     script,
 )
+
+__all__ = ["published"]  # the fixture
 
 
 @pytest.fixture
@@ -190,7 +194,6 @@ def test_every_fault_is_a_field_and_a_sentence(app, admins):
     assert faults(admins.ask("POST", body=record | {"url": "ftp://x", "id": "1"})) == {
         "id": "There is no such field.",
         "oauth_config.clientsecret": "There is no such field.",
-        "oauth_config.token_url": "Enter the token URL of the provider.",
         "url": "Start with https:// (http:// is for this machine only).",
     }
     assert not rows(app, Gateway)
@@ -708,3 +711,126 @@ def test_sec_059_of_two_edits_at_once_one_is_told_to_look_again(app):
             edit(mine, "mine")
     [found] = rows(app, Gateway)
     assert found.description == "theirs"
+
+
+# -- from the URL ----------------------------------------------------------------------------------
+
+
+def test_a_pasted_url_needs_no_other_field(app, admins, published):
+    server, provider = published()
+    made = admins.ask("POST", body={"url": server.url})
+    assert made.status_code == 201, made.text
+    config, found = made.json["oauth_config"], made.json["found"]
+    assert made.json["auth_type"] == "oauth" and config["grant_type"] == "authorization_code"
+    assert config["token_url"] is None and "client_id" not in config
+    assert config["token_management"]["store_tokens"] is False
+    assert found["token_url"] == f"{provider.origin}/token" and found["issuer"] == provider.issuer
+    assert any("uses OAuth at" in notice for notice in made.json["notices"])
+    row = rows(app, OAuthConfig)[0]
+    assert row.token_url == f"{provider.origin}/token" and row.issuer == provider.issuer
+    assert row.settings["token_url"] is None and row.registration_id is None
+
+
+def test_what_was_found_can_be_sent_back_and_changes_nothing(app, admins, published):
+    server, provider = published()
+    slug = admins.ask("POST", body={"name": "Jira", "url": server.url}).json["slug"]
+    before, tables = admins.ask("GET", f"/{slug}").json, stored(app)
+    asked = len(server.asked + provider.asked)
+    for method in ("PATCH", "PUT"):
+        reply = admins.ask(method, f"/{slug}", before)
+        assert reply.json == before | {"notices": [], "signed_out": 0}
+    assert stored(app) == tables and len(server.asked + provider.asked) == asked
+
+
+def test_a_server_without_a_sign_in_is_added_as_one(admins, published):
+    server, _ = published()
+    server.pages = {"/mcp": says({"jsonrpc": "2.0", "id": 1, "result": {}})}
+    made = admins.ask("POST", body={"name": "Open", "url": server.url})
+    assert made.json["auth_type"] == "none" and made.json["found"] is None, made.json
+    assert any("needs no sign-in" in notice for notice in made.json["notices"])
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "code"),
+    [
+        ({}, 409, "client_needed"),
+        ({"auth_type": "oauth"}, 409, "client_needed"),
+        ({"auth_type": "oauth", "oauth_config": {"scopes": ["read"]}}, 409, "client_needed"),
+    ],
+)
+def test_what_cannot_be_completed_is_refused_by_name(app, admins, published, given, status, code):
+    server, provider = published()
+    provider.publish(registration_endpoint=...)
+    refused = admins.ask("POST", body={"name": "Jira", "url": server.url} | given)
+    assert refused.status_code == status and refused.json["error"]["code"] == code
+    assert not rows(app, Gateway) + rows(app, OAuthConfig)
+
+
+def test_a_server_that_is_silent_about_its_sign_in_is_refused_by_name(app, admins, published):
+    server, _ = published()
+    server.challenge("Bearer")
+    server.pages.pop("/.well-known/oauth-protected-resource/mcp")
+    refused = admins.ask("POST", body={"url": server.url})
+    assert refused.status_code == 502 and refused.json["error"]["code"] == "no_sign_in_info"
+    assert not rows(app, Gateway)
+
+
+def test_a_client_of_ours_is_enough_where_the_rest_is_published(app, admins, published):
+    server, provider = published()
+    provider.publish(registration_endpoint=...)
+    given = {"client_id": "app-9", "client_secret": CANARY}
+    record = {"url": server.url, "auth_type": "oauth", "oauth_config": given}
+    made = admins.ask("POST", body=record)
+    assert made.status_code == 201, made.text
+    client = rows(app, ClientRegistration)[0]
+    assert client.issuer == provider.issuer and client.client_id == "app-9"
+
+
+def test_one_account_for_all_takes_its_token_url_from_what_is_published(app, admins, published):
+    server, provider = published()
+    given = {"grant_type": "client_credentials", "client_id": "a", "client_secret": CANARY}
+    record = {"url": server.url, "auth_type": "oauth", "oauth_config": given}
+    made = admins.ask("POST", body=record)
+    assert made.status_code == 201, made.text
+    assert rows(app, OAuthConfig)[0].token_url == f"{provider.origin}/token"
+    del given["client_id"]
+    assert faults(admins.ask("POST", body=record)) == {
+        "oauth_config.client_id": "Enter the client ID you got from the provider."
+    }
+
+
+def test_another_url_is_asked_again_and_signs_out_where_the_provider_is_another(
+    app, admins, published
+):
+    server, _ = published()
+    made = admins.ask("POST", body={"name": "Jira", "url": server.url})
+    person(app, "alice@example.com")
+    connect(app, made.json["slug"], "alice@example.com")
+    other, provider = published()
+    edited = admins.ask("PATCH", f"/{made.json['slug']}", {"url": other.url})
+    assert edited.status_code == 200, edited.text
+    assert edited.json["found"]["issuer"] == provider.issuer and edited.json["signed_out"] == 1
+    assert rows(app, Connection)[0].state == "orphaned"
+
+
+def test_an_edit_whose_url_does_not_answer_changes_nothing(app, admins, published):
+    server, _ = published()
+    slug = admins.ask("POST", body={"name": "Jira", "url": server.url}).json["slug"]
+    tables = stored(app)
+    other, _ = published()
+    other.server.stop()
+    refused = admins.ask("PATCH", f"/{slug}", {"url": other.url})
+    assert refused.status_code == 502 and refused.json["error"]["code"] == "connect_failed"
+    assert stored(app) == tables
+
+
+def test_sec_059_a_typed_secret_goes_to_no_provider_that_a_new_url_names(admins, published):
+    server, _ = published()
+    given = {"client_id": "app-9", "client_secret": CANARY}
+    record = {"url": server.url, "auth_type": "oauth", "oauth_config": given}
+    slug = admins.ask("POST", body=record).json["slug"]
+    other, _ = published()
+    wrong = faults(admins.ask("PATCH", f"/{slug}", {"url": other.url}))
+    assert wrong == {
+        "oauth_config.client_secret": "You changed where the secret is sent. Enter it again."
+    }

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from ... import access, gateways, people, specs, strict_json
+from ... import access, gateways, people, proposals, specs, strict_json
 from ...access import Caller
 from ...db import db
 from ...errors import AppError, Forbidden, Invalid, NotFound
@@ -39,8 +39,8 @@ def create() -> ResponseReturnValue:
     if caller.gateway_ids is not None:  # it is good for chosen gateways, and this is another one
         raise Forbidden("insufficient_token_scope", scope="for all gateways")
     notices: list[str] = []
-    spec = specs.read(GatewaySpec, _body(), notices=notices)
-    gateway = gateways.create(spec, by=auth.actor())
+    spec, found = proposals.read(_body(), notices=notices)
+    gateway = gateways.create(spec, by=auth.actor(), found=found)
     db.session.commit()
     notices += gateways.warnings(gateway)
     reply = jsonify(gateways.record(gateway) | {"notices": notices})
@@ -58,10 +58,12 @@ def update(slug: str) -> ResponseReturnValue:
     """Both merge (RFC 7396), as a record that was read holds no secrets to send back."""
     gateway, notices = _find(slug, _writer()), list[str]()
     record = gateways.record(gateway)
-    spec = specs.read(GatewaySpec, _merged(record, _body()), notices=notices)
+    whole = _merged(record, _body())
+    spec = specs.read(GatewaySpec, whole, notices=notices, finds_out=True)
     seen = gateway.updated_at
+    found = proposals.complete(spec, notices=notices, gateway=gateway)
     signed_out = committed(
-        lambda: gateways.update(gateways.find(slug, seen=seen), spec, by=auth.actor())
+        lambda: gateways.update(gateways.find(slug, seen=seen), spec, by=auth.actor(), found=found)
     )
     notices += gateways.warnings(gateway)
     return jsonify(gateways.record(gateway) | {"notices": notices, "signed_out": signed_out})
@@ -118,7 +120,7 @@ def _body() -> dict[str, Any]:
 def _merged(record: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
     """What a read gave and nobody may change is taken back as it was, and only so."""
     whole = specs.merge(record, patch)
-    changed = {name: "This cannot be changed." for name in specs.GIVEN}
+    changed = {name: "This cannot be changed." for name in specs.GIVEN if name != "found"}
     changed = {name: text for name, text in changed.items() if whole.get(name) != record[name]}
     if changed:
         raise Invalid(changed)
