@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..edits import origin
+from ..errors import Conflict
 from .discovered import Discovered
 from .metadata import ENDPOINTS
 
@@ -17,6 +19,11 @@ class Stop:
     code: str
     facts: Mapping[str, str]
     can_confirm: bool = True
+
+
+def waiting(awaits: Mapping[str, Any]) -> Conflict:
+    """What `OAuthConfig.awaits` says, to be raised or shown."""
+    return Conflict(awaits["code"], **awaits["facts"])
 
 
 def judge(

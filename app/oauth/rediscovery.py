@@ -26,7 +26,7 @@ from . import discovery, keeping, revocation, sharing
 from .discovered import PUBLISHED_AS, Discovered, contradiction, needs_metadata, spec_of
 from .discovery import DiscoveryFailed
 from .fetching import host
-from .moves import Stop, judge
+from .moves import Stop, judge, waiting
 
 GAP_MS = 60_000  # between two questions that nobody pressed a button for
 DENIALS = {  # of what was true before; all else is an outage, and what is known goes on
@@ -75,11 +75,6 @@ def after_refusal(config: UsableConfig) -> None:
             log.warning("metadata of gateway %s was not read: %s", seen.gateway_name, error.code)
     if seen.awaits is not None and seen.awaits["code"] == "issuer_changed":
         raise waiting(seen.awaits)
-
-
-def waiting(awaits: Mapping[str, Any]) -> Conflict:
-    """What `OAuthConfig.awaits` says, to be raised or shown."""
-    return Conflict(awaits["code"], **awaits["facts"])
 
 
 def confirm(config_id: str, *, by: Actor) -> None:

@@ -17,7 +17,7 @@ from . import (
     security,
     words,
 )
-from .admin import activity, connected, settings, users
+from .admin import activity, connected, moved, settings, users
 from .admin import gateways as admin_gateways
 from .admin import templates as admin_templates
 from .api import activity as api_activity
@@ -50,6 +50,7 @@ def register(app: Flask) -> None:
     app.register_blueprint(try_it.bp)
     app.register_blueprint(admin_gateways.bp)
     app.register_blueprint(connected.bp)
+    app.register_blueprint(moved.bp)
     app.register_blueprint(admin_templates.bp)
     app.register_blueprint(api_gateways.bp)
     app.register_blueprint(api_connections.bp)

@@ -265,6 +265,28 @@ def test_sec_021_an_endpoint_on_another_host_waits_for_an_admin(app, published, 
     assert told[-1] == ("gateway.updated", "command line")
 
 
+PLACE = "/admin/gateways/acme"
+
+
+def test_sec_021_an_admin_reads_what_waits_and_confirms_it_by_a_button(
+    app, admin, alice, published
+):
+    server, provider = published()
+    config = automatic(app, server)
+    assert "Confirm the new address" not in admin.get(PLACE).text
+    provider.publish(token_endpoint="https://evil.test/x")
+    age(app)
+    stop(app, config)
+    page = admin.get(PLACE).text
+    assert "moved an address to another host" in page and "https://evil.test/x" in page
+    assert alice.submit(f"{PLACE}/provider", at="/me").status_code == 403
+    assert admin.submit(f"{PLACE}/provider", at=PLACE).status_code == 303
+    assert only(app, OAuthConfig).token_url == "https://evil.test/x"
+    assert "Confirm the new address" not in admin.get(PLACE).text
+    assert rows(app, AuditEvent)[-1].actor_label == "admin@example.com"
+    assert admin.submit(f"{PLACE}/provider", at=PLACE).status_code == 404
+
+
 def test_sec_021_what_moved_back_waits_no_longer(app, published):
     server, provider = published()
     config = automatic(app, server)

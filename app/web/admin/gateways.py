@@ -12,7 +12,7 @@ from ... import aftermath, certificates, gateways, overview
 from ...db import db
 from ...errors import AppError, Conflict, Invalid, texts
 from ...models import Gateway
-from ...oauth import templates
+from ...oauth import moves, templates
 from ...oauth.registration import callback_uri
 from ...overview import Row
 from ...specs import GatewaySpec
@@ -107,6 +107,7 @@ def show(slug: str) -> ResponseReturnValue:
         warnings=gateways.warnings(gateway),
         copied=templates.of(gateway.oauth_config),
         changes=templates.differs(gateway.oauth_config),
+        waiting=_waiting(gateway),
         own_ca=certificates.facts(gateway.ca_pem or ""),
         own_certificate=certificates.facts(gateway.client_cert_pem or "")[:1],
     )
@@ -137,6 +138,12 @@ def delete(slug: str) -> ResponseReturnValue:
     going = aftermath.goes(gateway)
     page = render_template("admin/gateways/delete.html", gateway=gateway, form=form, goes=going)
     return page, 422 if form.errors else 200
+
+
+def _waiting(gateway: Gateway) -> tuple[AppError, bool] | None:
+    """What its provider publishes since, and whether a button can settle it."""
+    awaits = gateway.oauth_config.awaits if gateway.oauth_config is not None else None
+    return None if awaits is None else (moves.waiting(awaits), awaits["found"] is not None)
 
 
 def _failure(row: Row) -> AppError | None:
