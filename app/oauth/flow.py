@@ -17,16 +17,27 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from flask import current_app
 
-from .. import audit, metrics
+from .. import access, audit, metrics
 from ..access import Caller, Usable, UsableConfig
 from ..audit import Actor, Subject
-from ..db import AWAY, db, db_now_ms
+from ..db import AWAY, db, db_now_ms, recent
 from ..draining import draining
 from ..errors import AppError, Busy, Conflict, ConsentFailed, NotFound, NotRecorded
 from ..models import Flow, OAuthConfig, User
 from ..secretbox import Where, box, cell
 from ..specs import OAuthConfigSpec
-from . import asking, keeping, ladder, parked, registration, revocation, sharing, stepping
+from . import (
+    asking,
+    keeping,
+    ladder,
+    parked,
+    rediscovery,
+    registering,
+    registration,
+    revocation,
+    sharing,
+    stepping,
+)
 from .callback import Callback
 from .client import OAuthClient, Registration
 from .discovered import spec_of
@@ -62,6 +73,22 @@ class Finished:
     narrowed: tuple[str, ...]  # asked for and not granted
     lost: tuple[str, ...] = ()  # granted before, and no longer
     tokens: TokenSet | None = field(default=None, repr=False)  # only if none are stored
+
+
+def prepare(caller: Caller, gateway: Usable, *, by: Actor) -> Usable:
+    """Before `begin`: its provider is known and knows us. The gateway as it is after that.
+
+    Raises DiscoveryFailed, Conflict (client_needed, issuer_changed, endpoint_moved …) and what a
+    registration raises. Ends the transaction, asks servers, and commits.
+    """
+    config = gateway.config
+    if config is None or config.is_shared:
+        return gateway
+    db.session.rollback()
+    rediscovery.fresh(config.id)
+    registering.ready(config.id, by=by)
+    recent().clear()  # some of it is written past the session
+    return access.usable(caller, gateway.slug).for_config(config.id)
 
 
 def begin(  # noqa: PLR0913  # all that one trip of the browser is about

@@ -32,6 +32,7 @@ from ..errors import AppError, ConsentFailed
 from ..mcp import relay
 from ..oauth import callback, flow, parked
 from ..oauth.flow import Begun, Finished
+from ..oauth.parked import Parked
 from .auth import actor, person, someone
 from .commits import committed
 from .me import welcome
@@ -47,13 +48,13 @@ def connect(slug: str) -> ResponseReturnValue:
     `config`, the OAuth config, where a gateway has several.
     """
     caller = person()
-    gateway = access.usable(caller, slug)
-    ask = request.form.get("ask", "")
-    if ask:
-        begun = committed(lambda: _answer(caller, gateway, ask))
-    else:
-        begun = committed(lambda: _begin(caller, gateway))
-    return stop_over(begun)
+    gateway, ask = access.usable(caller, slug), request.form.get("ask", "")
+    waiting = _waiting(caller, gateway, ask) if ask else None
+    chosen = waiting.config_id if waiting else request.form.get("config") or None
+    gateway = flow.prepare(caller, gateway.for_config(chosen), by=actor())
+    if waiting is not None:
+        return stop_over(committed(lambda: _answer(caller, gateway, waiting)))
+    return stop_over(committed(lambda: _begin(caller, gateway)))
 
 
 @bp.get("/connect/<slug>")
@@ -114,20 +115,22 @@ def _begin(caller: Caller, gateway: Usable) -> Begun:
     target = own_path(request.form.get("next"))
     if target == "/" or len(target) > RETURN_LIMIT:
         target = f"/connections/{gateway.slug}"
-    gateway = gateway.for_config(request.form.get("config") or None)
     return flow.begin(caller, gateway, return_to=target, by=actor())
 
 
-def _answer(caller: Caller, gateway: Usable, ask: str) -> Begun:
-    """What an AI client waits for. Where nothing is stored, its call runs at the callback."""
+def _waiting(caller: Caller, gateway: Usable, ask: str) -> Parked:
+    """What an AI client waits for. Raises ConsentFailed."""
     try:
-        waiting = parked.asked(caller, gateway, ask)
+        return parked.asked(caller, gateway, ask)
     except ConsentFailed as error:  # somebody may have been sent another person's link
         subject = Subject("gateway", gateway.id, gateway.name)
         audit.record(actor(), "consent.refused", subject, outcome="denied", code=error.code)
         db.session.commit()
         raise
-    gateway = gateway.for_config(waiting.config_id)
+
+
+def _answer(caller: Caller, gateway: Usable, waiting: Parked) -> Begun:
+    """Where nothing is stored, the call runs at the callback."""
     runs = gateway.config is not None and not gateway.config.spec.stores
     page = f"/connections/{gateway.slug}" + (f"?call={waiting.id}" if runs else "")
     purpose = "call" if runs else "step_up" if waiting.scopes else "connect"

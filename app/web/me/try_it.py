@@ -148,6 +148,7 @@ def _sign_in_and_run(
         if asked is None:
             raise AppError("step_up_exhausted", scope=" ".join(wanted))
         wanted = asked
+    gateway = flow.prepare(caller, gateway, by=actor())
     digest = secrets.token_hex(32)  # not of the call: each press of the button runs it
     waits = parked.park(caller, gateway, digest=digest, request=call, scopes=wanted)
     end = f"{back}{'&' if '?' in back else '?'}call={waits.id}"
