@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..errors import Invalid, NotFound
 from ..models import OAuthConfig
@@ -124,6 +125,16 @@ def for_host(host: str) -> Template | None:
         if fnmatchcase(host.lower(), pattern)
     ]
     return max(fits, key=lambda fit: fit[0])[1] if fits else None
+
+
+def leave_page(host: str) -> str | None:
+    """Where people remove our app themselves, if the provider at this host has such a page."""
+    for one in every().values() if host else ():
+        kinds = (one.config, one.api or {})
+        at = {urlsplit(str(kind.get("authorization_url", ""))).netloc for kind in kinds}
+        if one.revoke.page and (host in at or any(fnmatchcase(host, name) for name in one.hosts)):
+            return one.revoke.page
+    return None
 
 
 def fill(

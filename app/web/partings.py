@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..oauth import revocation
+from ..oauth import revocation, templates
 from ..oauth.keeping import Parted
 
 AtProvider = Literal[
@@ -42,7 +42,12 @@ def ask_to_revoke(ended: Mapping[str, Parted], *, name: str, host: str) -> Parti
 def _said(at_provider: AtProvider, name: str, host: str) -> Parting:
     kind, words = _WORDS[at_provider]
     place = host or "the provider"
-    return Parting(at_provider, kind, f"{name} is disconnected. " + words.format(host=place))
+    page = templates.leave_page(host) if at_provider in _BY_HAND else None
+    where = f" You find it at {page}." if page else ""
+    return Parting(at_provider, kind, f"{name} is disconnected. {words.format(host=place)}{where}")
+
+
+_BY_HAND = ("unsupported", "given_up", "unreadable")  # people are told to remove the app there
 
 
 _WORDS: Mapping[AtProvider, tuple[str, str]] = {

@@ -106,7 +106,7 @@ SHAPES = {
         account=None,
         seconds=4131,
         how="post",
-        says="remove this app there",
+        says="You find it at https://myapps.microsoft.com.",
         values=ENTRA,
     ),
     "notion": Shape(

@@ -202,6 +202,22 @@ def test_a_host_suggests_its_template(host, found):
     assert (suggested.id if suggested else None) == found
 
 
+@pytest.mark.parametrize(
+    ("host", "page"),
+    [
+        ("auth.atlassian.com", "https://id.atlassian.com/manage-profile/apps"),
+        ("mcp.atlassian.com", "https://id.atlassian.com/manage-profile/apps"),
+        ("login.microsoftonline.com", "https://myapps.microsoft.com"),
+        ("github.com", "https://github.com/settings/applications"),
+        ("slack.com", None),
+        ("", None),
+        ("evil.test", None),
+    ],
+)
+def test_where_there_is_no_revoke_people_are_shown_the_page(host, page):
+    assert templates.leave_page(host) == page
+
+
 # -- a newer version -----------------------------------------------------------------------------
 
 
