@@ -32,6 +32,15 @@ def settle(gateway: Gateway, edit: Edit, *, by: Actor) -> int:
     if edit.leaves_oauth:
         remove(gateway, config)
         return signed_out
+    settle_one(gateway, config, edit, by=by)
+    for other in gateway.oauth_configs:
+        if not other.is_default:
+            _settle_further(gateway, other, edit, by=by)
+    return signed_out
+
+
+def settle_one(gateway: Gateway, config: OAuthConfig, edit: Edit, *, by: Actor) -> None:
+    """The same for the connections of one config."""
     c, of_config = Connection, Connection.oauth_config_id == config.id
     if edit.stops_storing:
         _revoke_all(of_config, why="storage_off")
@@ -47,7 +56,40 @@ def settle(gateway: Gateway, edit: Edit, *, by: Actor) -> int:
         db.session.execute(waiting.values(version=c.version + 1, not_before_ms=0))
     if edit.outdates:
         config.config_version = OAuthConfig.config_version + 1
-    return signed_out
+
+
+PLACES = (  # where a client and its tokens are known
+    *("issuer", "authorization_url", "token_url", "refresh_url"),
+    *("revocation_url", "userinfo_url"),
+)
+
+
+def has_own_client(config: OAuthConfig) -> bool:
+    """Not that of the gateway's default config."""
+    client = config.registration
+    return client is not None and client.oauth_config_id == config.id
+
+
+def _settle_further(gateway: Gateway, config: OAuthConfig, edit: Edit, *, by: Actor) -> None:
+    """The default config changes: what shares its client follows it; a server that moved is
+    another server to all.
+    """
+    if edit.detaches and (not has_own_client(config) or "url" in edit.fields):
+        _detach(gateway, Connection.oauth_config_id == config.id, by=by)
+    if edit.outdates:
+        config.config_version = OAuthConfig.config_version + 1
+
+
+def follow(gateway: Gateway) -> None:
+    """After the default was written: what shares its client is at the same provider."""
+    default = gateway.oauth_config
+    for config in gateway.oauth_configs if default is not None else ():
+        if default is None or config.is_default or has_own_client(config):
+            continue
+        places = {name: default.settings.get(name) for name in PLACES}
+        config.settings = {**config.settings, **places}
+        config.discovered, config.registration = default.discovered, default.registration
+        config.issuer, config.token_url = default.issuer, default.token_url
 
 
 def _detach(gateway: Gateway, of_config: sa.ColumnElement[bool], *, by: Actor) -> None:
@@ -66,14 +108,20 @@ def remove(gateway: Gateway, config: OAuthConfig) -> None:
     """With its connections, flows and parked calls, and the client typed for it.
 
     What the connections hold is put by for their providers first: the queue outlives all of it.
+    The default takes the further ones along.
     """
+    if config not in gateway.oauth_configs:
+        return
+    if config.is_default:
+        for other in [one for one in gateway.oauth_configs if not one.is_default]:
+            remove(gateway, other)
     of_config = Connection.oauth_config_id == config.id
     _revoke_all(of_config, why="gateway_deleted")
     db.session.execute(sa.delete(Connection).where(of_config))
     client = config.registration
     gateway.oauth_configs.remove(config)
     db.session.flush()
-    if client is not None and client.kind == "manual":
+    if client is not None and client.kind == "manual" and client.oauth_config_id == config.id:
         db.session.execute(sa.delete(ClientRegistration).where(ClientRegistration.id == client.id))
 
 

@@ -86,6 +86,7 @@ def update(
     _claim(gateway)
     signed_out = aftermath.settle(gateway, edit, by=by)
     _write(gateway, spec, found)
+    aftermath.follow(gateway)
     db.session.flush()
     fields = list(edit.fields)
     _record(by, "gateway.updated", gateway, fields=fields, signed_out=signed_out)

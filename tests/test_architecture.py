@@ -12,7 +12,7 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "errors addresses exchanges processes sqlite postgres logs states strict_json mcp.hangup",
     "db draining slots metrics certificates oauth.signing oauth.refusals mcp.jsonrpc",
     "models passwords secretbox egress specs oauth.replies oauth.callback oauth.challenge mcp.wire",
-    "about steps doubts",
+    "about steps doubts tool_specs",
     "schema trust schedule chain oauth.revoking oauth.breaker oauth.discovered"
     " oauth.template_file",
     "edits",
@@ -33,7 +33,7 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "oauth.tokens oauth.parked oauth.keep_alive",
     "aftermath recovery",
     "oauth.flow people gateways mcp.operation",
-    "mcp.consent mcp.client setup proposals",
+    "mcp.consent mcp.client setup proposals tool_configs",
     "mcp.through mcp.greeting mcp.opening",
     "mcp.onward",
     "mcp.relay",
@@ -50,7 +50,7 @@ ONLY = {  # what is imported -> the only modules that may
     "ssl": "egress certificates",
     "requests requests_oauthlib oauthlib": "egress oauth.client oauth.fetching oauth.replies",
     "cryptography": "secretbox certificates oauth.signing",  # which are read by nothing else here
-    "pydantic": "specs",
+    "pydantic": "specs tool_specs",
     "argon2 gevent": "passwords",
     "authlib": "authz",
     "flask click": "web cli",

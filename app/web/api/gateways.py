@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from ... import access, gateways, people, proposals, specs, strict_json
+from ... import access, gateways, people, proposals, specs, strict_json, tool_configs
 from ...access import Caller
 from ...db import db
 from ...errors import AppError, Forbidden, Invalid, NotFound
@@ -39,11 +39,14 @@ def create() -> ResponseReturnValue:
     if caller.gateway_ids is not None:  # it is good for chosen gateways, and this is another one
         raise Forbidden("insufficient_token_scope", scope="for all gateways")
     notices: list[str] = []
-    spec, found = proposals.read(_body(), notices=notices)
+    body = _body()
+    further = body.pop(tool_configs.FIELD, None)
+    spec, found = proposals.read(body, notices=notices)
     gateway = gateways.create(spec, by=auth.actor(), found=found)
+    tool_configs.replace(gateway, further, by=auth.actor())
     db.session.commit()
     notices += gateways.warnings(gateway)
-    reply = jsonify(gateways.record(gateway) | {"notices": notices})
+    reply = jsonify(tool_configs.whole(gateway) | {"notices": notices})
     return reply, 201, {"Location": f"{bp.url_prefix}/{gateway.slug}"}
 
 
@@ -57,16 +60,23 @@ def show(slug: str) -> ResponseReturnValue:
 def update(slug: str) -> ResponseReturnValue:
     """Both merge (RFC 7396), as a record that was read holds no secrets to send back."""
     gateway, notices = _find(slug, _writer()), list[str]()
-    record = gateways.record(gateway)
-    whole = _merged(record, _body())
+    record, body = gateways.record(gateway), _body()
+    further = {one: body.pop(one) for one in (tool_configs.FIELD,) if one in body}
+    whole = _merged(record, body)
     spec = specs.read(GatewaySpec, whole, notices=notices, finds_out=True)
     seen = gateway.updated_at
     found = proposals.complete(spec, notices=notices, gateway=gateway)
-    signed_out = committed(
-        lambda: gateways.update(gateways.find(slug, seen=seen), spec, by=auth.actor(), found=found)
-    )
+
+    def write() -> int:
+        row = gateways.find(slug, seen=seen)
+        count = gateways.update(row, spec, by=auth.actor(), found=found)
+        for given in further.values():
+            tool_configs.replace(row, given, by=auth.actor())
+        return count
+
+    signed_out = committed(write)
     notices += gateways.warnings(gateway)
-    return jsonify(gateways.record(gateway) | {"notices": notices, "signed_out": signed_out})
+    return jsonify(tool_configs.whole(gateway) | {"notices": notices, "signed_out": signed_out})
 
 
 @bp.delete("/<slug>")
@@ -100,7 +110,7 @@ def _is_within(caller: Caller, gateway: Gateway) -> bool:
 def _record(gateway: Gateway, caller: Caller) -> dict[str, Any]:
     """Whole for admins; for others what they need to use it, and no more."""
     if caller.is_admin:
-        return gateways.record(gateway)
+        return tool_configs.whole(gateway)
     names = ("id", "slug", "name", "description", "auth_type")
     shown = {name: getattr(gateway, name) for name in names}
     return shown | {"mcp_url": gateways.mcp_url(gateway.slug)}

@@ -1,0 +1,186 @@
+"""OAuth per tool: further configs of a gateway, chosen for each call (oauth.md 1.1)."""
+
+import json
+
+import pytest
+import sqlalchemy as sa
+
+from app import gateways, tool_configs
+from app.audit import SYSTEM
+from app.db import db, recent
+from app.errors import Invalid
+from app.models import ClientRegistration, Connection, Gateway, OAuthConfig
+from app.secretbox import box, cell
+from tests.mcp.world import CODE, KEPT, Client, add, body_of, caller, connect, oauth, usable
+from tests.upstream import upstream
+
+__all__ = ["upstream"]  # the fixture
+
+WRITE = {"name": "Writing", "tool_patterns": [{"match": "write_*"}], "scopes": ["write"]}
+DELETE = {"name": "Deleting", "tool_patterns": [{"match": "*_all"}], "scopes": ["all"]}
+OWN = {"client_id": "other", "client_secret": "s4"}
+
+
+def give(app, *further, slug="acme"):
+    with app.app_context():
+        tool_configs.replace(gateways.find(slug), list(further), by=SYSTEM)
+        db.session.commit()
+
+
+def shown(app):
+    with app.app_context():
+        return tool_configs.whole(gateways.find("acme")).get("tool_oauth_configs", [])
+
+
+def grant(app, name, token, email="alice@example.com"):
+    """A living connection to the further config `name`, beside that to the default."""
+    with app.app_context():
+        config = db.session.scalars(sa.select(OAuthConfig).where(OAuthConfig.name == name)).one()
+        person = caller(app, email)
+        row = Connection(oauth_config_id=config.id, gateway_id=config.gateway_id)
+        row.user_id, row.owner_key, row.expires_ms = person.user_id, person.owner_key, 2**52
+        row.issued_ms, row.registration_id = 1, config.registration_id
+        row.revocation_url = "https://as.test/revoke"
+        row.access_token_sealed = box().seal(token, where=cell(row, "access_token_sealed"))
+        db.session.add(row)
+        db.session.commit()
+
+
+@pytest.fixture
+def acme(app, upstream):
+    add(app, upstream.url, **oauth())
+    connect(app, token="at-default")
+    give(app, WRITE, DELETE)
+    return Client(app)
+
+
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+def test_tool_patterns_choose_the_config(app, acme, upstream, era):
+    grant(app, "Writing", "at-write")
+    if era == "legacy":
+        acme.initialize()
+    said = [acme.text(acme.call(name, era=era)) for name in ("echo", "write_it", "write_all")]
+    assert [one.rpartition(" ")[2] for one in said] == ["at-default", "at-write", "at-write"]
+    needed = acme.call("drop_all", era=era)
+    assert "needs your sign-in" in json.dumps(body_of(needed))
+    with app.app_context():
+        config = db.session.scalars(sa.select(OAuthConfig).filter_by(name="Deleting")).one()
+        waits = db.session.execute(sa.text("SELECT oauth_config_id FROM parked_call")).scalars()
+        assert set(waits) == {config.id}
+
+
+def test_a_gateway_of_one_config_costs_no_more(app, upstream):
+    add(app, upstream.url, **oauth())
+    connect(app)
+    with app.app_context():
+        gateway = usable(app)
+        assert gateway.further == ()
+        assert gateway.for_call("tools/call", "write_it") is gateway
+
+
+def test_further_configs_cost_no_query_when_warm(app, acme):
+    with app.app_context():
+        gateway = usable(app)
+        first = gateway.for_call("tools/call", "write_it")
+        queries = []
+        sa.event.listen(db.engine, "before_cursor_execute", lambda *a: queries.append(a[2]))
+        assert gateway.for_call("tools/call", "write_it").config == first.config
+        assert queries == []
+        recent().clear()
+        gateway.for_call("tools/call", "write_it")
+        assert len(queries) == 1
+
+
+def test_a_further_config_uses_the_client_of_the_gateway_or_its_own(app, acme):
+    give(app, WRITE, DELETE | OWN)
+    writing, deleting = shown(app)
+    assert (writing["client_id"], writing["token_url"], writing["scopes"]) == (
+        None,
+        None,
+        ["write"],
+    )
+    assert (deleting["client_id"], deleting["client_secret"]) == ("other", "set")
+    assert deleting["token_url"] == CODE["token_url"]
+    give(app, DELETE | {"client_id": "other", "scopes": ["less"]})  # the secret stays
+    assert [(one["name"], one["client_secret"]) for one in shown(app)] == [("Deleting", "set")]
+    with app.app_context():
+        assert db.session.scalar(sa.select(sa.func.count()).select_from(ClientRegistration)) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "path"),
+    [
+        (WRITE | {"tool_patterns": []}, "tool_patterns"),
+        (WRITE | {"tool_patterns": [{"kind": "page", "match": "*"}]}, "tool_patterns.0.kind"),
+        (WRITE | {"client_secret": "s"}, "client_secret"),
+        (WRITE | {"token_url": "https://evil.test/token"}, "token_url"),
+        (WRITE | {"name": "default"}, "name"),
+        (WRITE | {"nonsense": 1}, "nonsense"),
+    ],
+)
+def test_what_is_wrong_is_said_at_its_place(app, acme, wrong, path):
+    with pytest.raises(Invalid) as caught:
+        give(app, wrong)
+    assert f"tool_oauth_configs.0.{path}" in caught.value.fields
+    assert len(shown(app)) == 2
+
+
+def test_sec_059_a_secret_is_asked_for_again_when_it_would_go_elsewhere(app, acme):
+    give(app, DELETE | OWN)
+    moved = DELETE | {"client_id": "other", "token_url": "https://evil.test/token"}
+    moved |= {"authorization_url": "https://evil.test/go", "token_endpoint_auth_method": "post"}
+    with pytest.raises(Invalid) as caught:
+        give(app, moved)
+    assert "tool_oauth_configs.0.client_secret" in caught.value.fields
+
+
+def test_connections_of_a_removed_config_are_ended_at_their_provider(app, acme):
+    grant(app, "Writing", "at-write")
+    give(app, DELETE)
+    with app.app_context():
+        assert db.session.scalar(sa.text("SELECT count(*) FROM revocation")) == 1
+        assert db.session.scalar(sa.text("SELECT count(*) FROM connection")) == 1
+    with app.app_context():
+        gateways.delete(gateways.find("acme"), by=SYSTEM)
+        db.session.commit()
+        for model in (Gateway, OAuthConfig, ClientRegistration, Connection):
+            assert db.session.scalar(sa.select(sa.func.count()).select_from(model)) == 0
+
+
+def test_the_record_goes_through_the_api_and_back(app, boss_token, upstream):
+    record = {"name": "Acme", "url": upstream.url, "auth_type": "oauth"}
+    record |= {"oauth_config": CODE | {"token_management": KEPT}, "tool_oauth_configs": [WRITE]}
+    http, head = app.test_client(), {"Authorization": f"Bearer {boss_token}"}
+    made = http.post("/api/v1/gateways", json=record, headers=head, base_url="https://gw.test")
+    assert made.status_code == 201, made.text
+    [writing] = made.json["tool_oauth_configs"]
+    assert writing["tool_patterns"] == [{"kind": "tool", "match": "write_*"}]
+    where = "/api/v1/gateways/acme"
+    back = {"tool_oauth_configs": [writing | {"scopes": ["more"]}]}
+    changed = http.patch(where, json=back, headers=head, base_url="https://gw.test")
+    assert changed.json["tool_oauth_configs"][0]["scopes"] == ["more"], changed.text
+    gone = http.patch(
+        where, json={"tool_oauth_configs": []}, headers=head, base_url="https://gw.test"
+    )
+    assert gone.status_code == 200 and "tool_oauth_configs" not in gone.json
+
+
+@pytest.fixture
+def boss_token(app):
+    from app import api_tokens
+    from app.models import User
+
+    with app.app_context():
+        row = User(email="boss@example.com", role="admin")
+        db.session.add(row)
+        db.session.commit()
+        _, token = api_tokens.issue(
+            row.id,
+            name="t",
+            scopes=["api:read", "api:write"],
+            gateway_ids=None,
+            expires_at=None,
+            by=SYSTEM,
+        )
+        db.session.commit()
+        return token
