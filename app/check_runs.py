@@ -42,6 +42,7 @@ class Kept:
 
     id: str
     gateway_id: str
+    user_id: str | None  # who asked; None: a command
     by: str  # an email, or the command line
     state: str  # queued, running, waiting, done
     outcome: Outcome | None
@@ -262,7 +263,17 @@ def _exchange(method: str, url: str, status: int | None, took_ms: int) -> list[s
 
 
 def _query() -> sa.Select[Any]:
-    columns = (k.id, k.gateway_id, k.state, k.outcome, k.code, k.steps, k.started_ms, k.ended_ms)
+    columns = (
+        k.id,
+        k.gateway_id,
+        k.user_id,
+        k.state,
+        k.outcome,
+        k.code,
+        k.steps,
+        k.started_ms,
+        k.ended_ms,
+    )
     query = sa.select(*columns, User.email, db_now_ms().label("now_ms"))
     return query.outerjoin(User, User.id == k.user_id)
 
@@ -274,6 +285,7 @@ def _kept(row: sa.Row[Any]) -> Kept:
     return Kept(
         id=row.id,
         gateway_id=row.gateway_id,
+        user_id=row.user_id,
         by=row.email or "the command line",
         state="done" if is_cut else state,
         outcome="bad" if is_cut else row.outcome,

@@ -272,8 +272,9 @@ class _Check:
         missing = [one for one in asked if granted and one not in granted]
         if missing:
             says = f"Not granted: {' '.join(missing)}."
-            link = next_for("scope_rejected", self._gateway.slug)
-            return Step(number=5, state="warn", says=says, code="scope_rejected", next=link)
+            code, facts = "scope_narrowed", {"scope": " ".join(missing)}
+            link = next_for(code, self._gateway.slug)
+            return Step(number=5, state="warn", says=says, code=code, facts=facts, next=link)
         says = f"As asked: {' '.join(asked)}." if asked else "None were asked for."
         return Step(number=5, state="ok", says=says)
 

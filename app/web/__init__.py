@@ -17,10 +17,11 @@ from . import (
     security,
     words,
 )
-from .admin import activity, connected, moved, settings, users
+from .admin import activity, checks, connected, moved, settings, users
 from .admin import gateways as admin_gateways
 from .admin import templates as admin_templates
 from .api import activity as api_activity
+from .api import checks as api_checks
 from .api import connections as api_connections
 from .api import gateways as api_gateways
 from .api import openapi
@@ -49,10 +50,12 @@ def register(app: Flask) -> None:
     app.register_blueprint(tools.bp)
     app.register_blueprint(try_it.bp)
     app.register_blueprint(admin_gateways.bp)
+    app.register_blueprint(checks.bp)
     app.register_blueprint(connected.bp)
     app.register_blueprint(moved.bp)
     app.register_blueprint(admin_templates.bp)
     app.register_blueprint(api_gateways.bp)
+    app.register_blueprint(api_checks.bp)
     app.register_blueprint(api_connections.bp)
     app.register_blueprint(api_activity.bp)
     app.register_blueprint(openapi.bp)

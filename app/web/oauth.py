@@ -33,6 +33,7 @@ from ..mcp import relay
 from ..oauth import callback, flow, parked
 from ..oauth.flow import Begun, Finished
 from ..oauth.parked import Parked
+from . import checking
 from .auth import actor, person, someone
 from .commits import committed
 from .me import welcome
@@ -84,7 +85,9 @@ def come_back(slug: str = "") -> ResponseReturnValue:
     again = _run(finished, finished.parked_call_id) if finished.parked_call_id else None
     if again is not None:
         return redirect(again.removeprefix(current_app.config["PUBLIC_URL"]), 303)
-    if finished.purpose != "call":  # whose page tells what came of it
+    if finished.purpose == "check" and finished.tokens is not None:
+        checking.go_on(person(), finished)
+    if finished.purpose not in ("call", "check"):  # whose page tells what came of it
         welcome.say(person(), finished)
     return redirect(finished.return_to, 303)
 

@@ -16,9 +16,10 @@ from flask import Flask
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
-from app import access, create_app, people
+from app import access, check_runs, create_app, gateways, people
+from app.audit import SYSTEM
 from app.db import db, recent
-from app.models import ApiToken, BrowserSession, Connection, Flow, Gateway
+from app.models import ApiToken, BrowserSession, CheckRun, Connection, Flow, Gateway
 from app.oauth import parked
 from app.secretbox import box, cell
 from config import Config
@@ -127,6 +128,7 @@ def build(app) -> World:
         "which": session_id,
         "token_id": _token_id(app),
         "connection_id": connection_id,
+        "run_id": _checked(app),
     }
     queries = {
         "flow": trip.flow_id,
@@ -136,6 +138,16 @@ def build(app) -> World:
         "token": token,
     }
     return World(app, admin, alice, bob, Browser(app), hers, queries)
+
+
+def _checked(app) -> str:
+    """A check that is over."""
+    with app.app_context():
+        run_id = check_runs.begin(gateways.find("acme"), by=SYSTEM, user_id=None)
+        row = db.session.get(CheckRun, run_id)
+        row.state, row.outcome = "done", "ok"
+        db.session.commit()
+    return run_id
 
 
 def _token_id(app) -> str:

@@ -10,6 +10,7 @@ from flask.typing import ResponseReturnValue
 from ...errors import Who
 from ...specs import GatewaySpec
 from ...states import LIVING, OVER
+from ...steps import State
 from ..partings import AtProvider
 
 bp = Blueprint("openapi", __name__)
@@ -27,6 +28,7 @@ def description() -> Schema:
     schemas: Schema = whole.pop("$defs", {})
     schemas |= {"GatewaySpec": whole, "Gateway": _GATEWAY, "Error": _ERROR}
     schemas |= {"Connection": _CONNECTION, "Moment": _MOMENT, "Event": _EVENT}
+    schemas["Check"] = _CHECK
     return {
         "openapi": "3.1.0",
         "info": {
@@ -170,6 +172,30 @@ _NO_CONTENT: Schema = {"204": {"description": "It is gone."}}
 _ONE = {"200": _json(_ref("Gateway"), "The gateway.")}
 _THIS = _json(_ref("Connection"), "The connection, with its timeline.")
 _MERGE = _operation("Change a gateway: merged with what is there (RFC 7396)", _ONE, "GatewaySpec")
+_STEP: Schema = {
+    "type": "object",
+    "properties": {
+        "number": {"type": "integer", "description": "0: without asking anybody; 1 to 7."},
+        **{name: _TEXT for name in ("key", "name", "says", "message", "cause", "action", "who")},
+        "state": {"type": "string", "enum": list(get_args(State))},
+        "code": {"type": ["string", "null"], "description": "As in errors, where it failed."},
+        "took_ms": {"type": "integer"},
+        "exchanges": {"type": "array", "items": {"type": "object"}},
+    },
+}
+_CHECK: Schema = {
+    "type": "object",
+    "properties": {
+        **{name: _TEXT for name in ("id", "by", "verdict")},
+        "state": {"type": "string", "enum": ["queued", "running", "waiting", "done"]},
+        "outcome": {"type": ["string", "null"], "enum": ["ok", "warn", "bad", None]},
+        "code": {"type": ["string", "null"]},
+        "started_ms": {"type": "integer"},
+        "ended_ms": {"type": ["integer", "null"]},
+        "steps": {"type": "array", "items": _STEP},
+    },
+}
+_CHECKS: Schema = {"checks": {"type": "array", "items": _ref("Check")}}
 _PATHS: Schema = {
     "/api/openapi.json": {
         "get": _operation("This description", {"200": _json({"type": "object"}, "OpenAPI 3.1.")})
@@ -189,6 +215,21 @@ _PATHS: Schema = {
         "patch": _MERGE,
         "put": _MERGE,
         "delete": _operation("Delete a gateway, with all its connections", _NO_CONTENT),
+    },
+    "/api/v1/gateways/{slug}/checks": {
+        "parameters": [_parameter("slug", "path", "string")],
+        "get": _operation(
+            "List the last checks, the newest first; for admins",
+            {"200": _json({"type": "object", "properties": _CHECKS}, "Up to 20.")},
+        ),
+        "post": _operation(
+            "Check a gateway step by step; takes up to 20 seconds",
+            {"201": _json(_ref("Check"), "It was run, whatever came of it.")},
+        ),
+    },
+    "/api/v1/gateways/{slug}/checks/{run_id}": {
+        "parameters": [_parameter(name, "path", "string") for name in ("slug", "run_id")],
+        "get": _operation("Read a check", {"200": _json(_ref("Check"), "With its steps.")}),
     },
     "/api/v1/connections": {
         "get": _operation(

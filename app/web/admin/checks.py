@@ -1,0 +1,148 @@
+"""Checks of a gateway, for admins: run one and watch it, look at what was kept.
+
+A check is asked for by a POST, and runs as its page is drawn, so that each step is seen when it is
+done. Of several who open that page one runs it; the others see what there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from flask import Blueprint, Response, flash, redirect, render_template, stream_template, url_for
+from flask.typing import ResponseReturnValue
+from flask_wtf.csrf import generate_csrf
+from werkzeug.wrappers import Response as AnyResponse
+
+from ... import access, check_runs, gateways
+from ...access import Caller, Usable
+from ...check_runs import Kept
+from ...db import db
+from ...errors import Conflict
+from ...models import Gateway
+from ...oauth import flow
+from ...states import LIVING
+from ...steps import Step
+from ..auth import actor, admin_only, person
+from ..commits import committed
+from ..oauth import stop_over
+
+bp = Blueprint("admin_checks", __name__, url_prefix="/admin/gateways")
+MARKS = {  # mark, icon, and the word for who cannot see them
+    "ok": ("ok", "tick", "passed"),
+    "warn": ("warn", "warn", "passed, with a doubt"),
+    "bad": ("bad", "cross", "failed"),
+    "skipped": ("off", "draft", "not run"),
+    "waiting": ("warn", "draft", "waits for you"),
+}
+WORDS = {"ok": "Passed", "warn": "Passed, with doubts", "bad": "Failed", None: "Not finished"}
+
+
+@bp.post("/<slug>/checks")
+@admin_only
+def create(slug: str) -> ResponseReturnValue:
+    gateway = gateways.find(slug)
+    if not gateway.is_enabled:
+        flash(f"Turn {gateway.name} on first. What is off is never called.", "warn")
+        return redirect(url_for("admin_gateways.show", slug=slug), 303)
+    run_id = committed(
+        lambda: check_runs.begin(gateways.find(slug), by=actor(), user_id=person().user_id)
+    )
+    return redirect(url_for(".show", slug=slug, run_id=run_id), 303)
+
+
+@bp.get("/<slug>/checks")
+@admin_only
+def index(slug: str) -> ResponseReturnValue:
+    gateway = gateways.find(slug)
+    runs = check_runs.of_gateway(gateway.id)
+    return render_template(
+        "admin/gateways/checks.html", gateway=gateway, runs=runs, marks=MARKS, words=WORDS
+    )
+
+
+@bp.get("/<slug>/checks/<run_id>")
+@admin_only
+def show(slug: str, run_id: str) -> ResponseReturnValue:
+    """Runs it if nobody did yet, or goes on where it waited for this person to connect."""
+    gateway = gateways.find(slug)
+    kept, caller = check_runs.find(run_id, gateway.id), person()
+    seen = access.usable(caller, slug) if gateway.is_enabled else None
+    if seen is not None and (kept.state == "queued" or _may_go_on(kept, seen, caller)):
+        return _live(gateway, kept, seen, caller)
+    return render_template("admin/gateways/check.html", **_shown(gateway, kept))
+
+
+@bp.get("/<slug>/checks/<run_id>.txt")
+@admin_only
+def report(slug: str, run_id: str) -> ResponseReturnValue:
+    gateway = gateways.find(slug)
+    text = check_runs.report(check_runs.find(run_id, gateway.id), gateway.name, gateway.url)
+    return Response(text, mimetype="text/plain")
+
+
+@bp.post("/<slug>/checks/<run_id>/connect")
+@admin_only
+def connect(slug: str, run_id: str) -> ResponseReturnValue:
+    """To the provider with the admin's own account; the check goes on when they come back."""
+    kept = check_runs.find(run_id, gateways.find(slug).id)
+    if kept.state != "waiting" or kept.user_id != person().user_id:
+        raise Conflict
+    page = url_for(".show", slug=slug, run_id=run_id)
+
+    def begin() -> flow.Begun:
+        seen = access.usable(person(), slug)
+        return flow.begin(person(), seen, purpose="check", return_to=page, by=actor())
+
+    return stop_over(committed(begin))
+
+
+def _may_go_on(kept: Kept, seen: Usable, caller: Caller) -> bool:
+    if kept.state != "waiting" or kept.user_id != caller.user_id or seen.config is None:
+        return False
+    mine = access.seen(seen.config.id, seen.owner_key)
+    return mine is not None and mine.state in LIVING and seen.config.spec.stores
+
+
+def _live(gateway: Gateway, kept: Kept, seen: Usable, caller: Caller) -> AnyResponse:
+    """Raises Busy. What is held is let go where the answer is closed, however that comes about."""
+    held = ExitStack()
+    held.enter_context(check_runs.turn())
+    if not check_runs.take(kept.id, kept.state):
+        held.close()
+        return redirect(url_for(".show", slug=gateway.slug, run_id=kept.id), 303)
+    generate_csrf()  # into the cookie, before the first byte is out
+    shown = _shown(gateway, kept) | {"is_live": True}
+    before = [step for step in kept.steps if step.state != "waiting"]
+    db.session.expunge_all()  # each step ends the transaction that these rows were read in
+    reply = Response(
+        stream_template(
+            "admin/gateways/check.html",
+            **shown | {"steps": _with(before, check_runs.steps(kept.id, seen, caller))},
+            verdict_of=lambda: check_runs.find(kept.id),
+        ),
+        mimetype="text/html",
+    )
+    reply.headers["X-Accel-Buffering"] = "no"
+    reply.call_on_close(held.close)
+    return reply
+
+
+def _with(before: list[Step], later: Iterator[Step]) -> Iterator[Step]:
+    yield from before
+    yield from later
+
+
+def _shown(gateway: Gateway, kept: Kept) -> dict[str, object]:
+    """For the page."""
+    good = check_runs.last_good(kept)
+    return {
+        "gateway": gateway,
+        "run": kept,
+        "steps": kept.steps,
+        "is_live": False,
+        "good": good,
+        "differences": check_runs.differences(kept, good) if good else [],
+        "marks": MARKS,
+        "is_mine": kept.user_id == person().user_id,
+    }

@@ -1,0 +1,154 @@
+"""Checks as admins see them: asked for, drawn as they run, kept, gone on with after a sign-in."""
+
+import json
+import re
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from app import gateways
+from app.db import db
+from app.models import CheckRun
+from tests.conftest import rows
+from tests.test_checks import CANARY, TOKEN, Rig
+from tests.upstream import Said, says, upstream
+from tests.web.registry import CODE, SHARED, script
+
+__all__ = ["upstream"]  # the fixture
+
+
+@pytest.fixture
+def rig(app, upstream):
+    return Rig(app, upstream)
+
+
+def run(admin, slug: str):
+    """The page that runs it, read to its end."""
+    sent = admin.submit(f"/admin/gateways/{slug}/checks", at=f"/admin/gateways/{slug}/checks")
+    assert sent.status_code == 303
+    page = admin.get(sent.headers["Location"])
+    assert page.get_data()  # it runs as it is read
+    return sent.headers["Location"], page
+
+
+def test_a_check_is_drawn_step_by_step_and_kept(rig, admin):
+    rig.mcp = rig.wants_token
+    slug = rig.add(SHARED)
+    sent = admin.submit(f"/admin/gateways/{slug}/checks", at=f"/admin/gateways/{slug}/checks")
+    with admin.client.get(
+        sent.headers["Location"], base_url="https://gw.test", buffered=False
+    ) as page:
+        assert page.headers["X-Accel-Buffering"] == "no" and not rig.upstream.seen
+        text = "".join(piece.decode() for piece in page.iter_encoded())
+    assert text.index("<ol") < text.index("Find the server") < text.index("List tools")
+    assert text.index("List tools") < text.index("Ready. ")  # the verdict is last, as it is new
+    again = admin.get(sent.headers["Location"])
+    assert again.text.index("Ready. ") < again.text.index("Find the server")
+    asked = len(rig.upstream.seen)
+    assert admin.get(sent.headers["Location"]).status_code == 200
+    assert len(rig.upstream.seen) == asked  # looking at it runs nothing
+
+
+def test_a_check_that_failed_says_who_can_mend_it_and_where(rig, admin):
+    rig.mcp = rig.wants_token
+    slug = rig.add(SHARED)
+    run(admin, slug)
+    rig.token = lambda seen: says({"error": "invalid_client", "error_description": "<b>no"}, 401)
+    url, page = run(admin, slug)
+    stored = admin.get(url)
+    for text in (page.text, stored.text):
+        assert "Stopped at step 4 of 7. Wrong client ID or secret" in text
+        assert "Who can fix it: an admin." in text and "invalid_client: &lt;b&gt;no" in text
+        assert f"/admin/gateways/{slug}/edit#client_secret" in text
+        assert "/help/errors/client_rejected" in text and "Authorization: [hidden]" in text
+    assert "This step worked" in stored.text
+    listed = admin.get(f"/admin/gateways/{slug}/checks").text
+    assert listed.index("Stopped at step 4") < listed.index("Ready. ")
+    report = admin.get(f"{url}.txt")
+    assert report.mimetype == "text/plain" and "Code: client_rejected" in report.text
+    for text in (page.text, stored.text, report.text):
+        assert CANARY not in text
+
+
+def test_where_people_sign_in_it_waits_for_the_admin_and_goes_on(rig, admin):
+    """Also where no tokens are kept: what the callback got serves this check, and is forgotten."""
+    rig.mcp = rig.wants_token
+
+    def token(seen):
+        good = b"code=good" in seen.body
+        return says(TOKEN) if good else says({"error": "invalid_grant"}, 400)
+
+    rig.token = token
+    slug = rig.add(CODE)
+    url, page = run(admin, slug)
+    assert "To go on, connect your own account." in page.text and "List tools" not in page.text
+    assert "Connect as admin@example.com" in admin.get(url).text
+    going = admin.submit(f"{url}/connect", at=url)
+    onward = re.search(r'href="(/oauth/connect/[^"]+)"', going.text)[1].replace("&amp;", "&")
+    away = admin.get(onward).headers["Location"]
+    back = admin.get("/oauth/callback", query_string={"code": "good", "state": parse_qs(urlsplit(away).query)["state"][0]})
+    assert (back.status_code, back.headers["Location"]) == (303, url)
+    done = admin.get(url)
+    assert "Ready. " in done.text and "List tools" in done.text
+    assert CANARY not in done.text + json.dumps(rows(rig.app, CheckRun)[0].steps)
+
+
+def test_what_is_off_is_not_checked(rig, admin):
+    slug = rig.add(SHARED)
+    with rig.app.app_context():
+        gateways.find(slug).is_enabled = False
+        db.session.commit()
+    sent = admin.submit(f"/admin/gateways/{slug}/checks", at=f"/admin/gateways/{slug}/checks")
+    assert sent.headers["Location"] == f"/admin/gateways/{slug}"
+    assert "Turn Billing on first." in admin.get(sent.headers["Location"]).text
+    assert not rig.upstream.seen
+
+
+def test_a_form_without_its_token_runs_nothing(rig, admin):
+    slug = rig.add(SHARED)
+    assert admin.post(f"/admin/gateways/{slug}/checks").status_code == 403
+    assert not rows(rig.app, CheckRun) and not rig.upstream.seen
+
+
+def test_others_than_admins_see_no_check(rig, admin, alice):
+    slug = rig.add(SHARED)
+    url, _ = run(admin, slug)
+    for page in (f"/admin/gateways/{slug}/checks", url, f"{url}.txt"):
+        assert alice.get(page).status_code == 403
+
+
+def test_a_check_of_another_gateway_is_not_found(rig, admin):
+    slug, other = rig.add(SHARED), rig.add({**SHARED, "name": "Other"})
+    url, _ = run(admin, slug)
+    assert admin.get(url.replace(slug, other)).status_code == 404
+
+
+# -- JSON ------------------------------------------------------------------------------------------
+
+
+def test_programs_run_and_read_checks(rig):
+    rig.mcp = lambda seen: Said(401, headers={"WWW-Authenticate": "Bearer"})
+    slug, boss = rig.add(SHARED), script(rig.app)
+    ran = boss.ask("POST", f"/{slug}/checks")
+    assert ran.status_code == 201
+    said = ran.get_json()
+    assert (said["outcome"], said["code"]) == ("bad", "token_refused_shared")
+    assert [step["state"] for step in said["steps"]][6:] == ["bad", "skipped"]
+    read = boss.ask("GET", f"/{slug}/checks/{said['id']}")
+    assert read.get_json() == said
+    assert [one["id"] for one in boss.ask("GET", f"/{slug}/checks").get_json()["checks"]] == [
+        said["id"]
+    ]
+    assert CANARY not in ran.text
+
+
+def test_an_api_token_of_somebody_else_or_of_another_gateway_runs_none(rig):
+    slug, other = rig.add(SHARED), rig.add({**SHARED, "name": "Other"})
+    user = script(rig.app, "alice@example.com", role="user")
+    narrow = script(rig.app, "boss@example.com", slugs=[other])
+    reads = script(rig.app, "reads@example.com", scopes=("api:read",))
+    assert user.ask("POST", f"/{slug}/checks").status_code == 403
+    assert user.ask("GET", f"/{slug}/checks").status_code == 403
+    assert narrow.ask("POST", f"/{slug}/checks").status_code == 404
+    assert reads.ask("POST", f"/{slug}/checks").status_code == 403
+    assert not rows(rig.app, CheckRun)
