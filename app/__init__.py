@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from collections.abc import Callable
 
 from flask import Flask
 
@@ -88,9 +89,9 @@ def _settle(app: Flask, config: Config) -> None:
         ]  # only the box and the engine need them; app.config's repr is talkative
 
 
-def _check_templates() -> None:
+def _check_templates(read: Callable[[], object] = templates.every) -> None:
     try:
-        templates.every()
+        read()
     except BadTemplate as error:
         raise ConfigError(f"provider template {error}") from error
 

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from app import _check_templates
 from app.errors import Invalid, NotFound
 from app.oauth import template_file, templates
 from app.oauth.template_file import BadTemplate
 from app.specs import GatewaySpec, OAuthConfigSpec, read
+from config import ConfigError
 from tests.test_docs import assert_plain
 
 EVERY = templates.every()
@@ -149,6 +151,12 @@ def test_a_bad_template_names_file_line_and_key(tmp_path, old, new, line, key):
 @pytest.mark.parametrize("text", ["", "- a", "a: [", "id: acme\n\tname: x", "x"])
 def test_a_file_that_is_no_object_is_said_so(tmp_path, text):
     assert bad(tmp_path, text).startswith("acme.yaml, line ")
+
+
+def test_a_bad_template_stops_the_start(tmp_path):
+    (tmp_path / "acme.yaml").write_text(GOOD.replace("form: true", "from: true"))
+    with pytest.raises(ConfigError, match=r"acme.yaml, line 15: config.reply.from: There is no"):
+        _check_templates(lambda: template_file.read(tmp_path / "acme.yaml"))
 
 
 # -- filling in ----------------------------------------------------------------------------------
