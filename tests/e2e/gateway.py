@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,10 +17,19 @@ import requests
 
 from demo.instance import ROOT, listen
 from demo.person import Person
+from tests.e2e.rigs.forks import Forks
 from tests.process import Program
 
 PASSWORD = "correct horse battery staple"
 LOOPBACK = "127.0.0.0/8 ::1/128"
+
+
+@functools.cache
+def commands() -> Forks:
+    """What runs `flask …`; that a plain start does so, too, is what test_key_change.py shows."""
+    forks = Forks(sys.executable, warm=["app", "flask.cli"], cwd=ROOT)
+    atexit.register(forks.close)
+    return forks
 
 
 class Gateway:
@@ -92,14 +102,8 @@ class Gateway:
 
     def flask(self, *command: str, stdin: str = "", **environment: str) -> str:
         """Run one of its commands, as an operator would; gives what it printed."""
-        done = subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "wsgi", *command],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=self.env | environment,
-            timeout=60,
+        done = commands().run(
+            ["-m", "flask", "--app", "wsgi", *command], stdin=stdin, env=self.env | environment
         )
         assert done.returncode == 0, f"flask {' '.join(command)}: {done.stderr}{done.stdout}"
         return done.stdout

@@ -7,13 +7,16 @@
 A rig also ends when the process that started it does, however that happens (--with-parent).
 """
 
+import atexit
+import functools
 import json
+import os
 import shutil
-import subprocess
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tests.e2e.rigs.forks import Forks
 from tests.process import Program
 
 HERE = Path(__file__).resolve().parent
@@ -94,11 +97,19 @@ def mcp_server(home, **options):
     return _python_rig(home, "mcp_server.py", _flags(options))
 
 
+@functools.cache
+def _clients(home):
+    """What runs probes; the SDK's imports take most of the time of one."""
+    warm = ["mcp.client.auth", "mcp.client.sse", "mcp.client.streamable_http", "requests"]
+    forks = Forks(Path(home, "venv", "bin", "python"), warm=warm, cwd=HERE)
+    atexit.register(forks.close)
+    return forks
+
+
 def probe(home, url, *what, **options):
     """One run of the MCP Python SDK's client (mcp_probe.py); what it found, as JSON."""
-    python = Path(home, "venv", "bin", "python")
-    command = [python, HERE / "mcp_probe.py", url, *what, *_flags(options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    command = [str(HERE / "mcp_probe.py"), url, *what, *_flags(options)]
+    done = _clients(home).run(command, env=os.environ)
     if not done.stdout:
         raise RuntimeError(f"the MCP client failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout)
