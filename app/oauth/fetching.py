@@ -12,12 +12,11 @@ from urllib.parse import urlsplit
 
 import requests
 
-from .. import egress
+from .. import egress, exchanges
 from ..errors import UpstreamError, UpstreamTimeout
 from ..exchanges import Exchange
 from ..mcp import sse
 from ..trust import Trust
-from .refusals import plain
 
 BODY_LIMIT = 262_144  # bytes, decoded
 REQUEST_S = 5.0
@@ -25,8 +24,7 @@ SHORTEST_S, LONGEST_S = 300, 3600  # that a document is believed for
 BUSY = (408, 425, 429)  # 4xx that say nothing of what was asked
 STREAM = "text/event-stream"
 ENDPOINT = b"endpoint "  # and what the stream of an old server names first
-_SHOWN = ("Content-Type", "WWW-Authenticate", "Location", "Date")  # of an answer
-_TASTE = 200  # characters of a body
+_TASTED = 2_000  # bytes of a body that may be shown in part
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +84,10 @@ class Fetching:
             raise
         finally:
             took = int((time.monotonic() - began) * 1000)
-            sent = _as_text(headers) + (f"\n\n{body.decode()}" if body else "")
+            sent = exchanges.headers_sent(headers) + (f"\n\n{body.decode()}" if body else "")
             status, got = (None, "") if answer is None else (answer.status, _got(answer))
-            self.exchanges.append(Exchange(method, url, status, took, sent, got, code))
+            shown = exchanges.address(url)
+            self.exchanges.append(Exchange(method, shown, status, took, sent, got, code))
         return answer
 
     def blame(self, code: str) -> None:
@@ -137,11 +136,6 @@ def _media_type(headers: Mapping[str, str]) -> str:
     return (headers.get("Content-Type") or "").partition(";")[0].strip().lower()
 
 
-def _as_text(headers: Mapping[str, str]) -> str:
-    return "\n".join(f"{name}: {value}" for name, value in headers.items())
-
-
 def _got(answer: Answer) -> str:
-    shown = {name: plain(answer.headers[name], 500) for name in _SHOWN if name in answer.headers}
-    taste = plain(answer.body[: 4 * _TASTE].decode(errors="replace"), _TASTE)
-    return _as_text(shown) + (f"\n\n{taste}" if taste else "")
+    taste = exchanges.taste(answer.body[:_TASTED].decode(errors="replace"))
+    return exchanges.headers_got(answer.headers) + (f"\n\n{taste}" if taste else "")

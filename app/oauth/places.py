@@ -25,6 +25,8 @@ class Refused(UpstreamError):
     """What was read is not believed. Its facts are theirs: one line each, to be escaped."""
 
     def __init__(self, code: str, **facts: str) -> None:
+        for ours in {"url", "place"} & facts.keys():
+            facts[ours] = facts[ours].partition("?")[0]  # where some servers keep a key
         super().__init__(code, **{name: plain(said, 2 * SHOWN) for name, said in facts.items()})
 
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from .. import trust
 from ..access import UsableConfig
 from ..audit import SYSTEM, Actor, Subject, record
-from ..db import db, db_now_ms
+from ..db import AWAY, db, db_now_ms
 from ..errors import Conflict, NotFound
 from ..models import ClientRegistration, Connection, Gateway, OAuthConfig
 from ..specs import OAuthConfigSpec
@@ -66,15 +66,21 @@ def after_refusal(config: UsableConfig) -> None:
         return
     seen = _read(config.id)
     found = seen.found
-    if found is not None and seen.now_ms - found.fetched_ms > GAP_MS and _claim(seen, GAP_MS):
+    if found is not None and seen.now_ms - found.fetched_ms > GAP_MS:
         try:
-            if found.issuer not in discovery.servers(found, seen.url, trust=seen.trust):
+            if _claim(seen, GAP_MS) and _has_left(seen, found):
                 _ask(seen)
                 seen = _read(config.id)
-        except DiscoveryFailed as error:
-            log.warning("metadata of gateway %s was not read: %s", seen.gateway_name, error.code)
+        except (DiscoveryFailed, *AWAY) as error:
+            db.session.rollback()
+            log.warning("metadata of gateway %s was not read: %s", seen.gateway_name, error)
     if seen.awaits is not None and seen.awaits["code"] == "issuer_changed":
         raise waiting(seen.awaits)
+
+
+def _has_left(seen: _Seen, found: Discovered) -> bool:
+    """Whether the server names other providers now: one request. Raises DiscoveryFailed."""
+    return found.issuer not in discovery.servers(found, seen.url, trust=seen.trust)
 
 
 def confirm(config_id: str, *, by: Actor) -> None:

@@ -85,6 +85,18 @@ def test_what_was_asked_is_kept_to_be_shown_and_carries_no_secret(published):
         assert seen.header("Authorization") is None and seen.header("Cookie") is None
 
 
+def test_sec_111_a_key_in_the_url_is_not_shown(published):
+    server, provider = published()
+    server.url = f"{server.origin}/mcp?key=canary"
+    server.challenge("")
+    server.publish(provider.issuer, resource=f"{server.origin}/mcp")
+    assert "canary" not in str(look(server.url).exchanges)
+    server.publish(provider.issuer, resource="https://evil.test")
+    error = failure(server.url)
+    assert error.code == "resource_mismatch"
+    assert "canary" not in f"{error.exchanges} {error.cause} {error.facts} {error.hosts}"
+
+
 def test_the_first_request_is_one_of_the_newest_era(published):
     server, _ = published()
     look(server.url)

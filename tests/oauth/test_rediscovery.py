@@ -18,7 +18,7 @@ from app.models import (
     Revocation,
     User,
 )
-from app.oauth import moves, rediscovery, tokens
+from app.oauth import moves, rediscovery, registering, tokens
 from app.oauth.discovered import Discovered, both_of
 from app.oauth.discovery import DiscoveryFailed
 from app.secretbox import box, cell
@@ -30,6 +30,7 @@ from tests.upstream import says
 
 __all__ = ["published"]  # the fixture
 ADMIN = Actor("system", label="command line")
+REDIRECT = "https://gw.test/oauth/callback"
 CANARY = "canary-of-the-old-provider"
 
 
@@ -379,6 +380,12 @@ def test_new_issuer_gets_a_new_client_and_no_old_secret(app, alice, published):
     assert new.asked and CANARY.encode() not in everything(new)
     client = only(app, ClientRegistration)
     assert client.issuer == old.issuer and client.client_secret_sealed is not None
+    new.pages["/register"] = says({"client_id": "new", "redirect_uris": [REDIRECT]}, 201)
+    with app.app_context():
+        ours = registering.ready(config, by=ADMIN)
+    made = {row.id: row for row in rows(app, ClientRegistration)}
+    assert made[ours].issuer == new.issuer and made[ours].client_id == "new"
+    assert new.asked[-1] == "POST /register" and CANARY.encode() not in everything(new)
 
 
 def test_of_several_issuers_the_one_we_are_at_stays(app, published):
