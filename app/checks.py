@@ -102,6 +102,8 @@ class _Check:
         is_oauth = KEYS[number] in ("oauth", "token") and self._config is not None
         spec = self._config.spec if self._config is not None else None
         url = (spec.token_url if is_oauth and spec else None) or self._gateway.url
+        if error.code == "redirect_not_registered" and spec is not None:
+            error.facts["redirect"] = registration.redirect_uri(spec, self._gateway.slug)
         return failed(number, error, self._gateway.slug, host=urlsplit(url).hostname or "")
 
     def _left(self) -> float:

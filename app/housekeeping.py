@@ -23,11 +23,11 @@ from typing import Any
 from flask import current_app
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import cleanup, keys, metrics, opening, schedule
+from . import cleanup, health, keys, metrics, opening, schedule
 from .db import AWAY
 from .draining import draining
 from .errors import AppError, Busy
-from .oauth import keep_alive, revocation, spool
+from .oauth import keep_alive, registering, revocation, spool
 from .schedule import Standing, Turn
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,8 @@ CHORES: dict[str, Recurring] = {
     "keys": Recurring(keys.ANNOUNCE_S, _keys, on_each_node=True),
     "revocations": Recurring(30, _revocations),
     "keep-alive": Recurring(60, keep_alive.steps, pace_s=1.0),
+    "clients": Recurring(600, registering.steps),
+    "health": Recurring(30, health.steps),
     "flows": Recurring(_CLEAN_UP, cleanup.flows),
     "connections": Recurring(_CLEAN_UP, cleanup.connections),
     "sessions": Recurring(_CLEAN_UP, cleanup.sessions_and_tokens),

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from .errors import AppError, texts
+from .errors import AppError, Who, texts
 from .exchanges import Exchange
 
 State = Literal["ok", "warn", "bad", "skipped", "waiting"]
 Outcome = Literal["ok", "warn", "bad"]
-Who = Literal["person", "admin", "nobody"]
 
 NAMES: Mapping[str, str] = {  # key -> what people read, in the order of the steps
     "settings": "Read the settings",
@@ -25,38 +24,6 @@ NAMES: Mapping[str, str] = {  # key -> what people read, in the order of the ste
 }
 KEYS = tuple(NAMES)
 LAST = len(KEYS) - 1
-_EDIT = "/admin/gateways/{slug}/edit"
-_NEXT: Mapping[str, tuple[str, str]] = {  # code -> the button
-    "client_rejected": ("Replace the client secret", f"{_EDIT}#client_secret"),
-    "client_needed": ("Enter the client ID", f"{_EDIT}#client_id"),
-    "client_not_allowed": ("Change who signs in", f"{_EDIT}#grant_type"),
-    "scope_rejected": ("Edit scopes", f"{_EDIT}#scopes"),
-    "resource_rejected": ("Edit Resource", f"{_EDIT}#resource"),
-    "redirect_not_registered": ("Copy the redirect URI", "/admin/gateways/{slug}"),
-    "redirect_foreign": ("Edit the redirect URI", f"{_EDIT}#redirect_uri"),
-    "secret_unreadable": ("Enter the secret again", f"{_EDIT}#client_secret"),
-    "sign_in_not_set_up": ("Choose how it signs in", f"{_EDIT}#auth_type"),
-    "endpoint_differs": ("Use the published one", f"{_EDIT}#token_url"),
-    "issuer_mismatch": ("Check the issuer", f"{_EDIT}#issuer"),
-    "dns_failed": ("Check the URL", f"{_EDIT}#url"),
-    "upstream_bad_answer": ("Check the URL", f"{_EDIT}#url"),
-    "redirected": ("Check the URL", f"{_EDIT}#url"),
-    "reply_unreadable": ("Check the endpoints", f"{_EDIT}#token_url"),
-    "reply_no_token": ("Check the endpoints", f"{_EDIT}#token_url"),
-    "token_refused": ("Compare Resource", f"{_EDIT}#resource"),
-    "token_refused_shared": ("Compare Resource", f"{_EDIT}#resource"),
-    "tls_failed": ("Add your CA", f"{_EDIT}#ca_pem"),
-    "client_certificate_refused": ("Change the certificate", f"{_EDIT}#client_cert_pem"),
-    "insufficient_scope": ("Grant the extra right", "/connections/{slug}"),
-    "insufficient_scope_shared": ("Edit scopes", f"{_EDIT}#scopes"),
-    "grant_ended": ("Reconnect", "/connections/{slug}"),
-    "connection_needed": ("Connect your account", "/connections/{slug}"),
-}
-_BY_WAITING = (  # what nobody here can mend
-    *("provider_error", "provider_busy", "provider_unreachable", "upstream_error"),
-    *("upstream_timeout", "timeout", "connect_failed", "upstream_unreachable", "internal_error"),
-)
-_BY_PERSON = ("connection_needed", "insufficient_scope", "grant_ended", "access_denied")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +65,14 @@ class Step:
     @property
     def who(self) -> Who:
         """Who can mend it."""
-        if self.code in _BY_PERSON:
-            return "person"
-        return "nobody" if self.code in _BY_WAITING else "admin"
+        text = texts().get(self.code or "")
+        return text.who if text else "admin"
+
+    @property
+    def e(self) -> str | None:
+        """The number of its kind, E1 to E20; None for what has none."""
+        text = texts().get(self.code or "")
+        return text.e or None if text else None
 
     def as_json(self) -> dict[str, Any]:
         shown: dict[str, Any] = {"number": self.number, "key": self.key, "name": self.name}
@@ -110,7 +82,7 @@ class Step:
         shown["exchanges"] = [one.as_json() for one in self.exchanges]
         error = self.error
         if error is not None:
-            told = {"message": error.message, "cause": error.cause, "who": self.who}
+            told = {"message": error.message, "cause": error.cause, "who": self.who, "e": self.e}
             shown |= {**told, "action": error.admin or error.action}
         return shown | {"notes": list(self.notes)}
 
@@ -133,8 +105,9 @@ class Step:
 
 
 def next_for(code: str | None, slug: str) -> Next | None:
-    found = _NEXT.get(code or "")
-    return None if found is None else Next(found[0], found[1].format(slug=slug))
+    """The button of a code, if it has one."""
+    text = texts().get(code or "")
+    return Next(text.button, text.link.format(gateway=slug)) if text and text.button else None
 
 
 def failed(  # noqa: PLR0913  # what a step tells

@@ -209,7 +209,7 @@ def test_a_server_that_is_not_there_is_told_by_its_step(rig, url, number, code):
 def test_fewer_scopes_than_asked_for_are_amber(rig):
     rig.mcp, rig.token = rig.wants_token, lambda seen: says({**TOKEN, "scope": "read"})
     step = rig.run(rig.add(SHARED, scopes=["read", "write"]))[5]
-    assert (step.state, step.code, step.says) == ("warn", "scope_rejected", "Not granted: write.")
+    assert (step.state, step.code, step.says) == ("warn", "scope_narrowed", "Not granted: write.")
 
 
 # -- parts -----------------------------------------------------------------------------------------

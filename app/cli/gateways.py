@@ -10,6 +10,8 @@ from .. import gateways as registry
 from .. import proposals, strict_json
 from ..audit import Actor
 from ..db import db
+from ..errors import NotFound
+from ..oauth import registering
 from .plain import in_words
 
 gateways = AppGroup("gateways", help="MCP servers registered here.")
@@ -69,6 +71,21 @@ def show(slug: str) -> None:
     with in_words():
         record = registry.record(registry.find(slug))
     click.echo(json.dumps(record, indent=2, ensure_ascii=False))
+
+
+@gateways.command("register")
+@slug
+def register(slug: str) -> None:
+    """Make a new client at the provider. Connections of the old one keep it."""
+    with in_words():
+        config = registry.find(slug).oauth_config
+        if config is None:
+            raise NotFound
+        config_id = config.id
+        db.session.rollback()
+        registering.again(config_id, by=BY)
+        db.session.commit()
+    click.echo(f"{slug} has a new client.")
 
 
 @gateways.command("delete")

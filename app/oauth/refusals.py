@@ -51,6 +51,7 @@ _WORDS = {  # RFC 6749 4.1.2.1 and 5.2, RFC 8707 2, RFC 8628 3.5, OpenID Connect
     "login_required": "interaction_required",
     "consent_required": "interaction_required",
     "access_denied": "access_denied",
+    "redirect_uri_mismatch": "redirect_not_registered",  # of no RFC, but GitHub and Google say it
     "slow_down": "provider_busy",
     "server_error": "provider_error",
     "temporarily_unavailable": "provider_error",

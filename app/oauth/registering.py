@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,8 +28,9 @@ from ..errors import AppError, Conflict, NotFound, UpstreamError
 from ..models import ClientRegistration, Connection, Flow, Gateway, OAuthConfig
 from ..secretbox import box, cell
 from ..specs import OAuthConfigSpec
+from ..states import LIVING
 from ..trust import Trust
-from . import enrolling, registration
+from . import enrolling, keeping, registration
 from .discovered import OFFLINE, Discovered, spec_of
 from .enrolling import Granted, Wish
 
@@ -413,6 +415,91 @@ def _attach(seen: _Seen, registration_id: str, *, by: Actor) -> None:
     about = Subject("gateway", seen.gateway_id, seen.gateway_name)
     record(by, "gateway.client_chosen", about, client=registration_id)
     db.session.commit()
+
+
+# -- by itself -----------------------------------------------------------------------------------
+
+
+def steps() -> Iterator[Mapping[str, int]]:
+    """A chore: clients that nobody uses, whose secret ends within a day, or that a provider may
+    have forgotten. One at a time. Commits.
+    """
+    for registration_id in unused():
+        yield {"removed": int(remove(registration_id))}
+    for registration_id in _ending():
+        yield {"renewed": int(_renew(registration_id))}
+    for registration_id in _doubted():
+        yield {"forgotten": int(settle_doubt(registration_id))}
+
+
+def _ending() -> list[str]:
+    now = db_now_ms()
+    is_old = r.registered_ms < now - HOUR_MS
+    query = sa.select(r.id).where(r.kind == "dcr", r.state == "active", is_old)
+    with db.engine.connect() as link:
+        return list(link.scalars(query.where(r.secret_expires_ms < now + SOON_MS)))
+
+
+def _renew(registration_id: str) -> bool:
+    """The old one serves on as long as there is no new one."""
+    users = sa.select(OAuthConfig.id).where(OAuthConfig.registration_id == registration_id)
+    with db.engine.connect() as link:
+        configs = list(link.scalars(users.order_by(OAuthConfig.id)))
+    _set(registration_id, state="retired")
+    try:
+        for config_id in configs:
+            ready(config_id, by=SYSTEM)
+    except AppError as error:
+        log.warning("a client whose secret ends was not replaced: %s", error.code)
+        _set(registration_id, state="active")
+        return False
+    return bool(configs)
+
+
+def _doubted() -> list[str]:
+    """Refused twice, for a connection or in sign-ins, and not probed within the hour."""
+    c, f, now = Connection, Flow, db_now_ms()
+    refused = sa.exists().where(
+        c.registration_id == r.id, c.last_error_code == "client_rejected", c.refused_count >= 2
+    )
+    failed = (
+        sa.select(sa.func.count())
+        .where(f.registration_id == r.id, f.error_code == "client_rejected")
+        .where(f.created_ms > now - HOUR_MS)
+        .scalar_subquery()
+    )
+    query = sa.select(r.id).where(r.kind != "manual", r.state.in_(("active", "retired")))
+    query = query.where(sa.or_(refused, failed >= 2), r.probed_ms <= now - HOUR_MS)
+    with db.engine.connect() as link:
+        return list(link.scalars(query.order_by(r.id)))
+
+
+def settle_doubt(registration_id: str) -> bool:
+    """Ask the provider with a made-up code whether it knows the client; whether it does not.
+
+    Then the next begin makes a new one, and connections of the old one are put away, as nothing
+    can renew them (oauth.md 2.4). Commits.
+    """
+    now, config_id = db_now_ms(), _user_of(registration_id)
+    mine = sa.update(r).where(r.id == registration_id, r.probed_ms <= now - HOUR_MS)
+    with Session(db.engine) as session, session.begin():
+        taken = session.scalar(
+            mine.values(probed_ms=now).returning(r.id), execution_options=_NO_SYNC
+        )
+    if taken is None or config_id is None:
+        return False
+    spec = _read(config_id).spec
+    client = registration.client_for(registration_id, spec, config_id=config_id)
+    if client.probe(resource=spec.resource if "://" in spec.resource else None).known is not False:
+        return False
+    _set(registration_id, state="rejected")
+    hang_on_it = (Connection.registration_id == registration_id, Connection.state.in_(LIVING))
+    for row in keeping.locked(*hang_on_it):
+        keeping.part(row, state="orphaned", reason="client_gone", why="client_gone")
+        record(SYSTEM, "connection.orphaned", Subject("connection", row.id), code="client_gone")
+    record(SYSTEM, "client.forgotten", Subject("client", registration_id), outcome="failed")
+    db.session.commit()
+    return True
 
 
 # -- who is not needed any more --------------------------------------------------------------------

@@ -17,7 +17,7 @@ from . import (
     security,
     words,
 )
-from .admin import activity, checks, connected, moved, settings, users
+from .admin import activity, checks, clients, connected, moved, settings, users
 from .admin import gateways as admin_gateways
 from .admin import templates as admin_templates
 from .api import activity as api_activity
@@ -52,6 +52,7 @@ def register(app: Flask) -> None:
     app.register_blueprint(admin_gateways.bp)
     app.register_blueprint(checks.bp)
     app.register_blueprint(connected.bp)
+    app.register_blueprint(clients.bp)
     app.register_blueprint(moved.bp)
     app.register_blueprint(admin_templates.bp)
     app.register_blueprint(api_gateways.bp)

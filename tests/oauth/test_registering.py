@@ -1,7 +1,9 @@
 """How we come to a client id: by hand, by our document, by registration, or by asking an admin."""
 
+import dataclasses
 import json
 import threading
+import time
 
 import pytest
 import sqlalchemy as sa
@@ -10,7 +12,7 @@ from app import gateways, specs
 from app.audit import SYSTEM
 from app.db import db
 from app.errors import AppError, Conflict, NotFound, UpstreamError
-from app.models import AuditEvent, ClientRegistration, OAuthConfig
+from app.models import AuditEvent, ClientRegistration, Connection, OAuthConfig
 from app.oauth import discovery, registering
 from app.oauth.registration import client_for
 from app.secretbox import box, cell
@@ -31,8 +33,6 @@ CLIENT = {
 
 @pytest.fixture
 def here(start, config):
-    import dataclasses
-
     app = start(dataclasses.replace(config, EGRESS_ALLOW=("127.0.0.0/8",)))
     with app.app_context():
         yield app
@@ -386,3 +386,61 @@ def test_the_document_is_used_only_where_it_can_be_read(
     here.config["PUBLIC_URL"] = public
     config_id = automatic(server, redirect_uri=redirect)
     assert client(registering.ready(config_id, by=SYSTEM)).kind == kind
+
+
+def connected(config_id, us, **values) -> str:
+    row = Connection(oauth_config_id=config_id, owner_key="user:u", registration_id=us, **values)
+    row.gateway_id = db.session.get(OAuthConfig, config_id).gateway_id
+    db.session.add(row)
+    db.session.commit()
+    return row.id
+
+
+def done() -> dict[str, int]:
+    db.session.rollback()
+    return {name: count for step in registering.steps() for name, count in step.items()}
+
+
+@pytest.mark.parametrize("error", ["invalid_client", "invalid_grant"])
+def test_forgotten_client_registered_again_once_an_hour(published, error):
+    """Refused twice, and the provider was asked: only if it says so, too, the client is dead."""
+    server, provider = published()
+    asked = answers(provider, CLIENT, CLIENT | {"client_id": "made-2"})
+    provider.pages["/token"] = says({"error": error}, 401 if error == "invalid_client" else 400)
+    config_id = automatic(server)
+    us = registering.ready(config_id, by=SYSTEM)
+    refused = {"state": "failing", "last_error_code": "client_rejected", "refused_count": 2}
+    row_id = connected(config_id, us, **refused)
+    is_dead = error == "invalid_client"
+    assert done() == {"forgotten": int(is_dead)} and done() == {}
+    row = db.session.get(Connection, row_id)
+    now = ("orphaned", "client_gone") if is_dead else ("failing", None)
+    assert (row.state, row.reason) == now
+    if not is_dead:
+        assert registering.ready(config_id, by=SYSTEM) == us and len(asked) == 1
+        return
+    db.session.rollback()
+    with pytest.raises(AppError) as told:  # never again and again
+        registering.ready(config_id, by=SYSTEM)
+    assert told.value.code == "client_rejected" and len(asked) == 1
+    old = client(us)
+    old.registered_ms -= registering.HOUR_MS
+    db.session.commit()
+    assert client(registering.ready(config_id, by=SYSTEM)).client_id == "made-2"
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_secret_that_ends_soon_is_replaced_before(published, works):
+    server, provider = published()
+    ends = int(time.time()) + 3600
+    renewed = CLIENT | {"client_id": "made-2"} if works else says(b"", 403)
+    answers(provider, CLIENT | {"client_secret_expires_at": ends}, renewed)
+    config_id = automatic(server)
+    us = registering.ready(config_id, by=SYSTEM)
+    assert done() == {}, "it was made within the hour"
+    client(us).registered_ms -= registering.HOUR_MS
+    db.session.commit()
+    assert done() == {"renewed": int(works)}
+    now = client(registering.ready(config_id, by=SYSTEM))
+    assert now.client_id == ("made-2" if works else "made-1")
