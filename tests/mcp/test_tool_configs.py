@@ -1,6 +1,8 @@
 """OAuth per tool: further configs of a gateway, chosen for each call (oauth.md 1.1)."""
 
+import html
 import json
+import re
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +17,11 @@ from tests.mcp.world import CODE, KEPT, Client, add, body_of, caller, connect, o
 from tests.upstream import upstream
 
 __all__ = ["upstream"]  # the fixture
+
+
+def text_of(page) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", html.unescape(page.text)).split())
+
 
 WRITE = {"name": "Writing", "tool_patterns": [{"match": "write_*"}], "scopes": ["write"]}
 DELETE = {"name": "Deleting", "tool_patterns": [{"match": "*_all"}], "scopes": ["all"]}
@@ -32,7 +39,7 @@ def shown(app):
         return tool_configs.whole(gateways.find("acme")).get("tool_oauth_configs", [])
 
 
-def grant(app, name, token, email="alice@example.com"):
+def grant(app, name, token, email="alice@example.com", revocation_url=None):
     """A living connection to the further config `name`, beside that to the default."""
     with app.app_context():
         config = db.session.scalars(sa.select(OAuthConfig).where(OAuthConfig.name == name)).one()
@@ -40,7 +47,7 @@ def grant(app, name, token, email="alice@example.com"):
         row = Connection(oauth_config_id=config.id, gateway_id=config.gateway_id)
         row.user_id, row.owner_key, row.expires_ms = person.user_id, person.owner_key, 2**52
         row.issued_ms, row.registration_id = 1, config.registration_id
-        row.revocation_url = "https://as.test/revoke"
+        row.revocation_url = revocation_url
         row.access_token_sealed = box().seal(token, where=cell(row, "access_token_sealed"))
         db.session.add(row)
         db.session.commit()
@@ -135,7 +142,7 @@ def test_sec_059_a_secret_is_asked_for_again_when_it_would_go_elsewhere(app, acm
 
 
 def test_connections_of_a_removed_config_are_ended_at_their_provider(app, acme):
-    grant(app, "Writing", "at-write")
+    grant(app, "Writing", "at-write", revocation_url="https://as.test/revoke")
     give(app, DELETE)
     with app.app_context():
         assert db.session.scalar(sa.text("SELECT count(*) FROM revocation")) == 1
@@ -163,6 +170,36 @@ def test_the_record_goes_through_the_api_and_back(app, boss_token, upstream):
         where, json={"tool_oauth_configs": []}, headers=head, base_url="https://gw.test"
     )
     assert gone.status_code == 200 and "tool_oauth_configs" not in gone.json
+
+
+def test_the_page_shows_each_config_and_connects_one(app, alice, acme, provider):
+    page = alice.get("/connections/acme")
+    words = text_of(page)
+    assert "Writing For write_*: write . Not connected" in words, words
+    with app.app_context():
+        config = db.session.scalars(sa.select(OAuthConfig).filter_by(name="Writing")).one()
+        config_id = config.id
+    provider.post(CODE["token_url"], json={"access_token": "w", "token_type": "Bearer"})
+    alice.get("/connections/acme")
+    going = alice.submit("/oauth/connect/acme", at="/connections/acme", config=config_id)
+    assert going.status_code == 200
+    with app.app_context():
+        assert db.session.scalars(sa.text("SELECT oauth_config_id FROM flow")).all() == [config_id]
+        assert json.loads(db.session.scalar(sa.text("SELECT scopes_requested FROM flow"))) == [
+            "write"
+        ]
+
+
+def test_one_config_is_disconnected_and_the_other_stays(app, alice, acme):
+    grant(app, "Writing", "at-write")
+    with app.app_context():
+        config_id = db.session.scalar(sa.select(OAuthConfig.id).filter_by(name="Writing"))
+    alice.get("/connections/acme")
+    alice.submit("/connections/acme/disconnect", at="/connections/acme", config=config_id)
+    with app.app_context():
+        kept = db.session.scalars(sa.select(Connection)).all()
+        states = {row.oauth_config_id == config_id: row.state for row in kept}
+        assert states == {True: "revoked", False: "active"}
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from app import access
 from app.db import db
 from app.errors import AppError, ConsentFailed, NotFound
-from app.models import ParkedCall, User
-from app.oauth import parked
+from app.models import Flow, OAuthConfig, ParkedCall, User
+from app.oauth import parked, stepping
 from tests.oauth.planted import ALICE, acme, plant
 
 pytestmark = pytest.mark.usefixtures("app_ctx")
@@ -243,3 +243,46 @@ def test_an_old_or_made_up_link_is_over():
     assert refused(ALICE, ask[:-1]) == refused(ALICE, "mg1.x") == refused(ALICE, "") == "ask_over"
     over()
     assert refused(ALICE, ask) == "ask_over"
+
+
+# -- rights that a call lacks (oauth.md section 9) ------------------------------------------------
+
+
+def consented(target: str, count: int) -> None:
+    gateway = acme()
+    for number in range(count):
+        flow = Flow(oauth_config_id=gateway.config.id, config_version=gateway.config.version)
+        flow.user_id, flow.target, flow.status = ALICE.user_id, target, "done"
+        flow.state_hash, flow.created_ms = f"{target}{number}", 1_000_000 + number
+        for name in ("cookie_hash", "return_to", "authorization_url", "token_url", "redirect_uri"):
+            setattr(flow, name, "x")
+        flow.registration_id, flow.secrets_sealed = gateway.config.registration_id, "x"
+        flow.expires_ms = flow.created_ms
+        db.session.add(flow)
+    db.session.commit()
+
+
+def test_step_up_stops_after_three():
+    def asks(target="tool"):
+        return stepping.union(ALICE, acme(), target, ["write"])
+
+    consented("tool", 2)
+    assert asks() == ["write"]
+    consented("tool 2", 3)
+    assert asks("tool 2") is None and asks() == ["write"]
+    with db.engine.begin() as link:  # an admin changes the scopes
+        link.execute(sa.update(OAuthConfig).values(config_version=9))
+    assert asks("tool 2") == ["write"]
+
+
+def test_step_up_that_adds_nothing_is_not_asked_for():
+    assert stepping.union(ALICE, acme(), "tool", []) is None
+    assert stepping.union(ALICE, acme(), "tool", ["a"], already=["a"]) is None
+    assert stepping.union(ALICE, acme(), "tool", ["b", "c"], already=["a", "b"]) == ["a", "b", "c"]
+
+
+def test_a_call_that_lacks_rights_waits_again_and_runs_again():
+    waits = wait()
+    assert parked.take(waits.id) == CALL and parked.put_back(waits.id, ["a", "b"])
+    assert parked.wanted(ALICE, waits.id) == ("a", "b")
+    assert parked.take(waits.id) == CALL and parked.take(waits.id) is None

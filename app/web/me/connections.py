@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from ... import access, strict_json
+from ... import access, strict_json, tool_standing
 from ...access import Caller, Usable
 from ...db import db
 from ...errors import (
@@ -21,6 +21,7 @@ from ...errors import (
     texts,
 )
 from ...oauth import flow, keeping, parked, stepping, timeline
+from ...states import badge
 from ..auth import actor, person
 from ..commits import committed
 from ..partings import ask_to_revoke
@@ -28,6 +29,7 @@ from .offered import TITLE_LIMIT, plain
 from .standing import Shown, shown
 from .waited import parked_call
 
+Badge = tuple[str, str]
 bp = Blueprint("connections", __name__, url_prefix="/connections")
 
 
@@ -55,6 +57,7 @@ def show(slug: str) -> ResponseReturnValue:
         one=one,
         ask=ask if asked else "",
         asked=asked,
+        parts=_parts(caller, slug),
         ask_over=bool(ask) and asked is None,
         failure=failure and for_person(failure, is_admin=caller.is_admin),
         problem=_problem(one),
@@ -68,7 +71,8 @@ def disconnect(slug: str) -> ResponseReturnValue:
     """Here first, always; then the provider is asked, and its answer told (RFC 7009)."""
     caller = person()
     one = _own(caller, slug)
-    ended = committed(lambda: keeping.forget(caller, slug, by=actor()))
+    config_id = request.form.get("config") or None
+    ended = committed(lambda: keeping.forget(caller, slug, by=actor(), config_id=config_id))
     parting = ask_to_revoke(ended, name=one.name, host=one.host)
     flash(parting.message, parting.kind)
     return redirect(url_for(".show", slug=slug), 303)
@@ -91,6 +95,19 @@ def refresh(slug: str) -> ResponseReturnValue:
         said = "was renewed" if is_new else "was renewed a moment ago, and is not asked for again"
         flash(f"{one.name} {said}.", "success" if is_new else "info")
     return redirect(url_for(".show", slug=slug), 303)
+
+
+def _parts(caller: Caller, slug: str) -> list[tuple[tool_standing.Part, Badge]]:
+    """Each with its badge."""
+    return [(part, _badge(part)) for part in tool_standing.parts(caller, slug)]
+
+
+def _badge(part: tool_standing.Part) -> Badge:
+    if not part.is_personal:
+        return "off", "Shared account"
+    if not part.keeps:
+        return "draft", "Asks on each call"
+    return badge(part.state) if part.state is not None else ("draft", "Not connected")
 
 
 def _own(caller: Caller, slug: str) -> Shown:
