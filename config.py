@@ -53,6 +53,7 @@ class Config:
     OAUTH_MAX_STORED_TOKENS_PER_GATEWAY: int = 100  # connections with tokens; 0: no limit
     OAUTH_MAX_AUTHORIZATION_ATTEMPTS: int = 5  # begun in 10 minutes without a success
     OAUTH_CLIENT_METADATA_URL: str = ""  # of our client id document, if not under PUBLIC_URL
+    HEALTH_CHECK_INTERVAL: int = 300  # seconds between looks at each server; 0: none
     UPSTREAM_CONNECT_TIMEOUT: float = 5.0  # seconds
     UPSTREAM_READ_TIMEOUT: float = 300.0  # seconds of silence on an upstream's answer
 
@@ -104,6 +105,7 @@ _LIMITS = {
     "RATE_LIMIT_ADDRESS": (0, 100_000_000),
     "RATE_LIMIT_WRONG_TOKENS": (0, 100_000_000),
     "DATABASE_CONNECTIONS": (2, 500),
+    "HEALTH_CHECK_INTERVAL": (0, 86_400),
     "OAUTH_TOKEN_CLEANUP_INTERVAL": (1, 604_800),
     "OAUTH_MAX_STORED_TOKENS_PER_GATEWAY": (0, 10_000_000),
     "OAUTH_MAX_AUTHORIZATION_ATTEMPTS": (1, 1000),

@@ -33,6 +33,8 @@ class Row:
     worked_ms: int | None
     failed_ms: int | None
     failed_code: str | None
+    health: str | None  # as app/health.py saw it; None: never looked
+    health_ms: int | None  # so since
     state: str | None  # of the connection of the admin who looks, or of the shared one
 
     @property
@@ -42,6 +44,8 @@ class Row:
             return "off"
         worked_until = (self.worked_ms or 0) + NOTED_EVERY_MS
         if self.state == "failing" or (self.failed_ms or 0) > worked_until:
+            return "failing"
+        if self.health in ("refused", "down") and (self.health_ms or 0) > worked_until:
             return "failing"
         if self.is_personal and self.stores and self.state not in LIVING:
             return "needs_sign_in"
@@ -82,7 +86,8 @@ def _query(caller: Caller) -> sa.Select[Any]:
     )
     own = (g.slug, g.name, g.url, g.auth_type, g.is_enabled)
     return (
-        sa.select(*own, g.worked_ms, g.failed_ms, g.failed_code, o.grant_type, o.settings, c.state)
+        sa.select(*own, g.worked_ms, g.failed_ms, g.failed_code, g.health, g.health_ms)
+        .add_columns(o.grant_type, o.settings, c.state)
         .add_columns(sa.func.coalesce(tools.c.number, 0).label("tools"))
         .add_columns(sa.func.coalesce(people.c.number, 0).label("people"))
         .outerjoin(o, sa.and_(o.gateway_id == g.id, o.is_default))

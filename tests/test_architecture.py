@@ -37,7 +37,7 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "mcp.through mcp.greeting mcp.opening",
     "mcp.onward",
     "mcp.relay",
-    "authz checks cleanup mcp.aggregate",
+    "authz checks cleanup health mcp.aggregate",
     "check_runs",
     "housekeeping",
     "cli web",
