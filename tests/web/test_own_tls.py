@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -132,6 +133,22 @@ def test_sec_094_the_provider_is_asked_with_the_same_certificates(app, ca, us, s
     assert len(server.seen) == 2
 
 
+def test_the_certificate_alone_shows_who_we_are(app, ca, us, serve):
+    """RFC 8705 section 2: the client ID in the body, no secret anywhere."""
+    server = serve(ca.signs("127.0.0.1"), clients_of=ca)
+    server.script = provider
+    config = SHARED | {"token_url": f"{server.origin}/token", "client_secret": None}
+    config |= {"token_endpoint_auth_method": "tls_client_auth"}
+    shared = {"auth_type": "oauth", "oauth_config": config}
+    add(app, server.url, "ours", ca_pem=ca.pem, **pair(us), **shared)
+    client = Client(app, slug="ours")
+    assert client.text(client.call()) == "echo by Bearer at-1"
+    asked = server.seen[0]
+    body = dict(parse_qsl(asked.body.decode()))
+    assert body["client_id"] == config["client_id"] and "client_secret" not in body
+    assert asked.header("Authorization") is None
+
+
 def test_sec_094_f_46_a_provider_whose_certificate_ended_gets_no_secret(app, ca, serve):
     provider = serve(ca.signs("127.0.0.1", since=-2 * DAY, until=-DAY))
     app.config["OAUTH_MAX_RETRIES"] = 0
@@ -170,7 +187,9 @@ def test_a_key_that_cannot_be_opened_is_said_so(app, ca, us, serve, start, confi
 
 
 def test_the_form_takes_certificates_and_shows_them_but_no_key(app, admin, ca, us):
-    reply = send(admin, "/admin/gateways/new", **wanted(), ca_pem=ca.pem, **pair(us))
+    reply = send(
+        admin, "/admin/gateways/new?template=by-hand", **wanted(), ca_pem=ca.pem, **pair(us)
+    )
     assert reply.status_code == 303, reply.text
     page = admin.get("/admin/gateways/wiki").text
     assert "CN=Test CA" in page and "CN=gateway" in page and "its key stored, encrypted" in page
@@ -253,7 +272,7 @@ def test_what_cannot_be_used_is_refused_with_its_reason_in_form_and_api(app, adm
         assert reply.status_code == 422, reply.text
         told = {one["field"]: one["message"] for one in reply.json["error"]["fields"]}
         assert list(told) == [field] and sentence in told[field], (field, told)
-        page = send(admin, "/admin/gateways/new", **wanted(), **given)
+        page = send(admin, "/admin/gateways/new?template=by-hand", **wanted(), **given)
         assert page.status_code == 422 and sentence in page.text, sentence
         assert "PRIVATE KEY-" not in page.text + reply.text
         assert "open>\n      <summary>Own certificates" in page.text
@@ -347,5 +366,5 @@ def test_sec_075_a_key_wants_a_password_typed_lately(app, admin, us):
     with app.app_context():
         db.session.query(BrowserSession).update({"confirmed_at": utcnow() - timedelta(hours=1)})
         db.session.commit()
-    reply = send(admin, "/admin/gateways/new", **wanted(), **pair(us))
+    reply = send(admin, "/admin/gateways/new?template=by-hand", **wanted(), **pair(us))
     assert reply.status_code == 422 and "You signed in a while ago" in reply.text
