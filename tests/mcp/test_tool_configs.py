@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from urllib.parse import parse_qs
 
 import pytest
 import sqlalchemy as sa
@@ -13,8 +14,20 @@ from app.db import db, recent
 from app.errors import Invalid
 from app.models import ClientRegistration, Connection, Gateway, OAuthConfig
 from app.secretbox import box, cell
-from tests.mcp.world import CODE, KEPT, Client, add, body_of, caller, connect, oauth, usable
-from tests.upstream import upstream
+from tests.mcp.world import (
+    CODE,
+    KEPT,
+    SHARED,
+    Client,
+    add,
+    body_of,
+    caller,
+    connect,
+    failure_of,
+    oauth,
+    usable,
+)
+from tests.upstream import Said, dual, upstream
 
 __all__ = ["upstream"]  # the fixture
 
@@ -221,3 +234,47 @@ def boss_token(app):
         )
         db.session.commit()
         return token
+
+
+def wants(right, unless):
+    def script(seen):
+        if seen.rpc == "tools/call" and seen.header("Authorization") != f"Bearer {unless}":
+            challenge = f'Bearer error="insufficient_scope", scope="{right}"'
+            return Said(403, b"", {"WWW-Authenticate": challenge})
+        return dual(seen)
+
+    return script
+
+
+@pytest.mark.parametrize("kept", [{}, KEPT])
+def test_a_shared_account_asks_for_the_union_once_by_itself(app, upstream, provider, kept):
+    shared = SHARED | {"scopes": ["read"], "token_management": kept}
+    add(app, upstream.url, auth_type="oauth", oauth_config=shared)
+    told = [{"access_token": f"cc-{number}", "token_type": "Bearer"} for number in range(1, 5)]
+    asked = provider.post(SHARED["token_url"], [{"json": one} for one in told])
+    upstream.script = wants("write", unless="cc-2")
+    client = Client(app)
+    assert client.text(client.call()) == "echo by Bearer cc-2"
+    assert [parse_qs(one.text)["scope"] for one in asked.request_history] == [
+        ["read"],
+        ["read write"],
+    ]
+    upstream.script = wants("write", unless="nobody")
+    assert failure_of(client.call())["code"] == "insufficient_scope_shared"
+    assert asked.call_count <= 4
+
+
+def test_step_up_asks_for_the_union(app, upstream):
+    add(app, upstream.url, **oauth())
+    connect(app, scopes_requested=["a", "b"])
+    upstream.script = wants("b c", unless="nobody")
+    client = Client(app)
+    told = failure_of(client.call())
+    assert told["code"] == "insufficient_scope" and "?ask=" in told["action"]
+    with app.app_context():
+        wanted = db.session.scalar(sa.text("SELECT scopes_wanted FROM parked_call"))
+        assert "".join(wanted if isinstance(wanted, str) else json.dumps(wanted)) == (
+            '["a", "b", "c"]'
+        )
+    upstream.script = wants("b", unless="nobody")
+    assert failure_of(client.call())["code"] == "step_up_exhausted"

@@ -16,7 +16,7 @@ from app.errors import Conflict, ConsentFailed
 from app.models import Flow, OAuthConfig
 from app.oauth import callback, flow, parked
 from app.oauth.callback import Callback
-from tests.oauth.planted import ALICE, acme, plant
+from tests.oauth.planted import ALICE, acme, grant, plant, stored
 
 pytestmark = pytest.mark.usefixtures("app_ctx")
 
@@ -243,3 +243,16 @@ def test_any_query_is_a_callback_or_is_refused(pairs):
         assert {name: value for name, value in pairs if name == "code"} == (
             {} if read.code is None else {"code": read.code}
         )
+
+
+def test_refused_step_up_keeps_the_old_grant():
+    plant(scopes=["a"])
+    grant(scopes_requested=["a"], scopes_granted=["a"])
+    columns = [column.key for column in stored().__table__.columns]
+    before = {name: getattr(stored(), name) for name in columns}
+    waits = parked.park(ALICE, acme(), digest="d", request=None, scopes=["a", "b"])
+    begun = begin(purpose="step_up", parked_call=waits.id, target="tool")
+    assert row().target == "tool" and begun.scopes == ("a", "b")
+    fail(begun, error="access_denied")
+    assert row().status == "failed"
+    assert {name: getattr(stored(), name) for name in columns} == before
