@@ -31,6 +31,8 @@ PUBLIC = {  # reviewed: what anybody may ask for without a credential, and why
     "/oauth/jwks.json": "public keys, for providers",
     "/help": "how the product works; nothing of this server",
     "/help/errors/<code>": "the same",
+    "/help/providers": "what stands in our files; nothing of this server",
+    "/help/providers/<template_id>": "the same, with the address that providers send people to",
 }
 OF_THIS_HOST = {"/metrics", "/version"}  # for whoever is on this machine, or has an API token
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"]

@@ -120,6 +120,7 @@ def build(app) -> World:
         row.id for row in rows(app, BrowserSession) if row.user_id == ids["alice@example.com"]
     ]
     hers = {
+        "template_id": "github",
         "slug": "acme",
         "name": "echo",
         "filename": "app.css",
