@@ -182,12 +182,27 @@ def warnings(gateway: Gateway) -> list[str]:
     """What keeps people from signing in though all of it is valid. Of what is committed."""
     config = gateway.oauth_config
     names = sharing.waits_for(config.id) if config is not None else []
+    drift = _drift(config) if config is not None else []
     if not names:
-        return []
+        return drift
     others = ", ".join(names)
     return [
+        *drift,
         f"Nobody can sign in yet: its provider answers at the same redirect URI as that of {others}"
-        f", and neither names itself. Use {callback_uri(gateway.slug)}, or say that you trust both."
+        f", and neither names itself. Use {callback_uri(gateway.slug)}, or say that you trust both.",
+    ]
+
+
+def _drift(config: OAuthConfig) -> list[str]:
+    """A client typed by hand knows the redirect URI of the day it was saved (redirect_drift)."""
+    client, today = config.registration, config.settings.get("redirect_uri") or callback_uri()
+    if client is None or client.kind != "manual" or config.grant_type != "authorization_code":
+        return []
+    if client.redirect_uri == today:
+        return []
+    return [
+        f"The redirect URI has changed since this was saved: it was {client.redirect_uri}. "
+        f"Add exactly {today} at the provider, then save this gateway again."
     ]
 
 

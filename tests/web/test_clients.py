@@ -2,9 +2,11 @@
 
 import dataclasses
 
+from app import gateways
 from app.audit import SYSTEM
 from app.oauth import registering
 from tests.conftest import person
+from tests.oauth.acme import add
 from tests.oauth.published import published
 from tests.oauth.test_registering import CLIENT, answers, automatic
 
@@ -40,3 +42,13 @@ def test_a_refusal_is_told_in_the_words_of_the_provider(published, start, config
     provider.pages["/register"] = 403
     admin.submit(AGAIN, at="/admin/gateways/acme")
     assert "does not register" in admin.get("/admin/gateways/acme").text
+
+
+def test_another_public_address_is_told_where_a_client_was_typed(app):
+    add(app)
+    with app.app_context():
+        assert gateways.warnings(gateways.find("acme")) == []
+        app.config["PUBLIC_URL"] = "https://moved.test"
+        [warning] = gateways.warnings(gateways.find("acme"))
+    assert "https://gw.test/oauth/callback" in warning
+    assert "exactly https://moved.test/oauth/callback" in warning
