@@ -23,7 +23,7 @@ from typing import Any
 from flask import current_app
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import cleanup, keys, metrics, opening, schedule
+from . import cleanup, health, keys, metrics, opening, schedule
 from .db import AWAY
 from .draining import draining
 from .errors import AppError, Busy
@@ -82,6 +82,7 @@ CHORES: dict[str, Recurring] = {
     "revocations": Recurring(30, _revocations),
     "keep-alive": Recurring(60, keep_alive.steps, pace_s=1.0),
     "clients": Recurring(600, registering.steps),
+    "health": Recurring(30, health.steps),
     "flows": Recurring(_CLEAN_UP, cleanup.flows),
     "connections": Recurring(_CLEAN_UP, cleanup.connections),
     "sessions": Recurring(_CLEAN_UP, cleanup.sessions_and_tokens),
