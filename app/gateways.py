@@ -186,11 +186,11 @@ def warnings(gateway: Gateway) -> list[str]:
     if not names:
         return drift
     others = ", ".join(names)
-    return [
-        *drift,
+    sentence = (
         f"Nobody can sign in yet: its provider answers at the same redirect URI as that of {others}"
-        f", and neither names itself. Use {callback_uri(gateway.slug)}, or say that you trust both.",
-    ]
+        f", and neither names itself. Use {callback_uri(gateway.slug)}, or say that you trust both."
+    )
+    return [*drift, sentence]
 
 
 def _drift(config: OAuthConfig) -> list[str]:
