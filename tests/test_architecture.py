@@ -137,6 +137,7 @@ LONGER: dict[str, str] = {
     "oauth.lease": "every change of a connection that renewing makes, side by side",
     "oauth.client": "all that is asked of a provider goes out one way",
     "checks": "the steps of a check, side by side, as they share what the ones before found",
+    "housekeeping": "one keeper and the table of its chores, which grows by a line for each",
     "egress": "one door: guard, deadline and pools share the pinned connection",
     "oauth.revocation": "what puts tokens by and what asks for them share a row and its secrets",
     "oauth.flow": "one consent from begin to end; the rungs of its ladder are apart already",
