@@ -13,11 +13,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
-from . import access, egress, exchanges
-from .access import Caller, Usable, UsableConfig
+from flask import current_app
+
+from . import access, egress, exchanges, last_sign_in
+from .access import Caller, Seen, Usable, UsableConfig
 from .db import db
 from .doubts import check_scheme, clock_off, doubts_about
-from .errors import AppError, Conflict, UpstreamError, UpstreamTimeout
+from .errors import AppError, Conflict, UpstreamError, UpstreamTimeout, texts
 from .exchanges import Exchange
 from .mcp import greeting
 from .mcp.greeting import Greeting, Watched
@@ -262,23 +264,38 @@ class _Check:
             )
             mine = self._gateway.connection
             if mine is None or mine.state not in LIVING or not config.spec.stores:
-                says = "To go on, connect your own account."
-                return Step(
-                    number=5,
-                    state="waiting",
-                    says=says,
-                    next=next_for("connection_needed", self._gateway.slug),
-                )
+                return self._waiting(config, mine)
             held = access.standing(self._caller, self._gateway.slug).held
             granted = held.scopes_granted if held is not None else None
+            if held is not None and held.expires_ms is not None and not held.has_refresh:
+                return self._doubt("no_refresh_token")
         missing = [one for one in asked if granted and one not in granted]
         if missing:
-            says = f"Not granted: {' '.join(missing)}."
-            code, facts = "scope_narrowed", {"scope": " ".join(missing)}
-            link = next_for(code, self._gateway.slug)
-            return Step(number=5, state="warn", says=says, code=code, facts=facts, next=link)
+            done = self._doubt("scope_narrowed", scope=" ".join(missing))
+            return replace(done, says=f"Not granted: {' '.join(missing)}.")
         says = f"As asked: {' '.join(asked)}." if asked else "None were asked for."
         return Step(number=5, state="ok", says=says)
+
+    def _doubt(self, code: str, **facts: str) -> Step:
+        error = AppError(code, **facts)
+        return failed(5, error, self._gateway.slug, state="warn")
+
+    def _waiting(self, config: UsableConfig, mine: Seen | None) -> Step:
+        """With why this connection has ended, or what stopped whoever tried last."""
+        slug, says = self._gateway.slug, "To go on, connect your own account."
+        waits = Step(number=5, state="waiting", says=says, next=next_for("connection_needed", slug))
+        reason = mine.reason if mine is not None and mine.state not in LIVING else None
+        code = reason if reason in texts() else last_sign_in.refusal(self._gateway.id)
+        if code is None:
+            return waits
+        minutes = current_app.config["OAUTH_STATE_EXPIRY"] // 60
+        facts: dict[str, str | int] = {"gateway": slug, "minutes": minutes}
+        facts |= {"host": urlsplit(config.spec.authorization_url or "").hostname or slug}
+        if code.startswith("redirect_"):
+            facts["redirect"] = registration.callback_uri()
+        waits = replace(waits, code=code, facts=facts)
+        heading = waits.error.message if waits.error else code
+        return replace(waits, notes=(f"The last sign-in stopped: {heading}.",))
 
     # -- MCP ---------------------------------------------------------------------------------------
 

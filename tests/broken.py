@@ -85,13 +85,15 @@ class Broken:
 
 
 BROKEN = {
-    "E1": Broken(
+    "E1 401 after OAuth": Broken(
         e="E1",
         code="token_refused_shared",
         step=6,
         mcp=status(401, WWW_Authenticate='Bearer error="invalid_token"'),
     ),
-    "E2": Broken(e="E2", code="client_rejected", step=4, token=refuses("invalid_client", 401)),
+    "E2 invalid client": Broken(
+        e="E2", code="client_rejected", step=4, token=refuses("invalid_client", 401)
+    ),
     "E2 of a person": Broken(
         e="E2",
         code="client_rejected",
@@ -117,7 +119,7 @@ BROKEN = {
     ),
     "E6": Broken(e="E6", code="client_not_allowed", step=4, token=refuses("unauthorized_client")),
     "E9": Broken(e="E9", code="insufficient_scope_shared", step=6, mcp=wants_more),
-    "E11": Broken(e="E11", code="timeout", step=4, token=hangs),
+    "E11 timeouts": Broken(e="E11", code="timeout", step=4, token=hangs),
     "E12": Broken(
         e="E12", code="dns_failed", step=1, url=lambda: "https://no-such-host.invalid/mcp"
     ),

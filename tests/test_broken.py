@@ -5,18 +5,27 @@ By `flask check`, by the page of the check, and by the front door where only a p
 
 import json
 import re
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from app import last_sign_in
+from app.db import db
 from app.errors import texts
-from app.models import CheckRun
+from app.models import CheckRun, ClientRegistration, Gateway
+from tests import authority
 from tests.broken import BROKEN
-from tests.conftest import rows
-from tests.test_checks import CANARY, Rig
-from tests.upstream import upstream
+from tests.conftest import Browser, rows
+from tests.oauth import acme
+from tests.test_checks import CANARY, TOKEN, Rig
+from tests.upstream import Upstream, says, upstream
+from tests.web.registry import CODE, SHARED, add
 
 __all__ = ["upstream"]  # the fixture
 
+ROOT = Path(__file__).parents[1]
 each = pytest.mark.parametrize("broken", BROKEN.values(), ids=list(BROKEN))
 
 
@@ -65,3 +74,158 @@ def test_q14_the_page_of_the_check_tells_the_same(rig, broken, admin):
     assert step["next"]["link"] in page
     assert_leads_somewhere(admin, step["next"]["link"])
     assert_leads_somewhere(admin, f"/help/errors/{broken.code}")
+
+
+# -- what only a person meets ----------------------------------------------------------------------
+
+
+KEPT = {"token_management": {"store_tokens": True, "auto_refresh": True}}
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """On the way through a provider's pages. `query`: what the provider sends back."""
+
+    e: str
+    code: str
+    token: dict = field(default_factory=lambda: TOKEN)
+    status: int = 200
+    query: dict = field(default_factory=dict)
+
+
+ON_THE_WAY = {
+    "E3 callback denied": Trouble(
+        "E3", "redirect_not_registered", {"error": "redirect_uri_mismatch"}, 400
+    ),
+    "E4 state mismatch": Trouble("E4", "wrong_browser"),
+    "E7": Trouble("E7", "code_rejected", {"error": "invalid_grant"}, 400),
+    "E10 callback denied": Trouble(
+        "E10", "access_denied", query={"code": "", "error": "access_denied"}
+    ),
+    "E16": Trouble("E16", "interaction_required", query={"code": "", "error": "login_required"}),
+}
+
+
+@pytest.mark.parametrize("trouble", ON_THE_WAY.values(), ids=list(ON_THE_WAY))
+def test_q14_what_a_person_meets_is_told_there_and_by_the_check(
+    rig, trouble, admin, alice, bob, caplog
+):
+    caplog.set_level("DEBUG")
+    rig.token = lambda seen: says(trouble.token, trouble.status)
+    rig.mcp = rig.wants_token
+    slug = rig.add(CODE, **KEPT)
+    trip = acme.leave(alice, slug)
+    elsewhere = Browser(rig.app).login("alice@example.com") if trouble.e == "E4" else alice
+    reply = trip.back(by=elsewhere, **trouble.query)
+    page = alice.get(reply.location) if reply.status_code == 303 else reply
+    assert heading(trouble.code) in page.text and trouble.code in page.text
+    assert page.mimetype == "text/html" and CANARY not in page.text + caplog.text
+    for link in set(re.findall(r'href="(/(?:help|connections)[^"]*)"', page.text)):
+        assert_leads_somewhere(alice, link)
+    rig.token = lambda seen: says({"error": "invalid_grant"}, 400)
+    assert_check_tells(rig, slug, trouble.e, trouble.code, admin)
+
+
+def assert_check_tells(rig, slug, e, code, admin, *args) -> None:
+    """By command, and by the page."""
+    ran = rig.app.test_cli_runner().invoke(args=["check", slug, "--json", *args])
+    step = json.loads(ran.output)["steps"][5]
+    assert (step["code"], step["e"]) == (code, e), step
+    at = f"/admin/gateways/{slug}/checks"
+    page = admin.get(admin.submit(at, at=at).headers["Location"]).text
+    assert heading(code) in page and f"/help/errors/{code}" in page
+    assert CANARY not in page + ran.output
+
+
+@pytest.mark.parametrize(
+    ("e", "word", "code", "words"),
+    [
+        ("E8", "invalid_grant", "grant_ended", "The provider ended your sign-in."),
+        ("E16", "login_required", "interaction_required", "wants you to sign in again."),
+    ],
+)
+def test_q14_a_sign_in_that_ended_is_told_to_its_person_and_by_the_check(
+    rig, admin, e, word, code, words
+):
+    """At the renewal. The admin's own connection, as a check uses that of who runs it."""
+    rig.token = lambda seen: says({**TOKEN, "refresh_token": f"{CANARY}-refresh"})
+    rig.mcp = rig.wants_token
+    slug = rig.add(CODE, **KEPT)
+    assert acme.leave(admin, slug).back().status_code == 303
+    rig.token = lambda seen: says({"error": word}, 400)
+    at = f"/connections/{slug}"
+    page = admin.get(admin.submit(f"{at}/refresh", at=at).location).text
+    assert words in page and re.search(r">\s*Reconnect\b", page)
+    assert_check_tells(rig, slug, e, code, admin, "--as", "admin@example.com")
+
+
+def test_q14_e15_a_sign_in_that_cannot_be_renewed_is_told_by_the_check(rig, admin):
+    rig.token = lambda seen: says(TOKEN)
+    rig.mcp = rig.wants_token
+    slug = rig.add(CODE, **KEPT)
+    acme.leave(admin, slug).back()
+    rig.token = lambda seen: says({"error": "invalid_grant"}, 400)
+    assert_check_tells(rig, slug, "E15", "no_refresh_token", admin, "--as", "admin@example.com")
+
+
+def test_each_row_of_the_list_of_troubles_is_made_by_a_broken_rig():
+    """docs/troubleshooting.md names the code that each of them is told by."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    made = {(name, one.code) for name, one in [*BROKEN.items(), *ON_THE_WAY.items()]}
+    for row in (
+        "401 after OAuth",
+        "callback denied",
+        "invalid client",
+        "state mismatch",
+        "timeouts",
+    ):
+        codes = {code for name, code in made if name.endswith(row)}
+        assert codes and all(f"errors/{code}.md" in page for code in codes), row
+
+
+def test_what_was_refused_is_over_when_somebody_has_signed_in(rig, alice):
+    rig.token = lambda seen: says({"error": "invalid_grant"}, 400)
+    slug = rig.add(CODE, **KEPT)
+    acme.leave(alice, slug).back()
+    gateway_id = rows(rig.app, Gateway)[0].id
+    with rig.app.app_context():
+        assert last_sign_in.refusal(gateway_id) == "code_rejected"
+    rig.token = lambda seen: says(TOKEN)
+    acme.leave(alice, slug).back()
+    with rig.app.app_context():
+        assert last_sign_in.refusal(gateway_id) is None
+
+
+# -- what takes more to break ----------------------------------------------------------------------
+
+
+def test_q14_e14_a_certificate_of_nobody_we_know_is_told(rig, admin, tmp_path):
+    shown = authority.server(authority.Authority().signs("127.0.0.1"), tmp_path)
+    server = Upstream(shown)
+    record = {"name": "Theirs", "url": server.url, "auth_type": "none"}
+    try:
+        assert_stops(rig, add(rig.app, record), 2, "E14", "tls_failed", admin)
+    finally:
+        server.stop()
+
+
+def test_q14_e20_a_secret_that_does_not_open_is_told(rig, admin):
+    slug = rig.add(SHARED)
+    with rig.app.app_context():
+        damaged = sa.update(ClientRegistration).values(client_secret_sealed="v1.damaged")
+        db.session.execute(damaged)
+        db.session.commit()
+    assert_stops(rig, slug, 0, "E20", "secret_unreadable", admin)
+
+
+def assert_stops(rig, slug, number, e, code, admin) -> None:
+    """By command, and by the page."""
+    ran = rig.app.test_cli_runner().invoke(args=["check", slug, "--json"])
+    step = json.loads(ran.output)["steps"][number]
+    assert (step["state"], step["code"], step["e"]) == ("bad", code, e), ran.output
+    assert ran.exit_code == 1
+    at = f"/admin/gateways/{slug}/checks"
+    page = admin.get(admin.submit(at, at=at).headers["Location"]).text
+    assert heading(code) in page and f"/help/errors/{code}" in page
+    assert step["next"]["link"] in page and CANARY not in page + ran.output
+    assert_leads_somewhere(admin, step["next"]["link"])
