@@ -20,6 +20,7 @@ from .models import (
     BrowserSession,
     Connection,
     Flow,
+    GatewayDraft,
     ParkedCall,
     Revocation,
     SetupCode,
@@ -40,13 +41,15 @@ NEEDS_REAUTH_MS, ORPHANED_MS = 30 * DAY_MS, 7 * DAY_MS  # until the tokens of th
 
 
 def flows() -> Iterator[Counts]:
-    """Sign-ins that nobody asks for any more, and calls that nobody waits for."""
+    """Sign-ins that nobody asks for any more, calls that nobody waits for, gateways not added."""
     now, p = db_now_ms(), ParkedCall
     yield from _deleted("flows", Flow, Flow.expires_ms <= now - DAY_MS)
     full = sa.or_(p.request_sealed.is_not(None), p.result_sealed.is_not(None))
     nothing = {"request_sealed": None, "result_sealed": None}
     yield from _updated("parked_calls_emptied", p, (p.expires_ms <= now, full), nothing)
     yield from _deleted("parked_calls", p, p.expires_ms <= now - DAY_MS)
+    left = (sa.not_(GatewayDraft.is_kept), GatewayDraft.updated_ms <= now - DAY_MS)
+    yield from _deleted("drafts", GatewayDraft, *left)
 
 
 def connections() -> Iterator[Counts]:

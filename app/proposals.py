@@ -108,7 +108,6 @@ def complete(
         return None
     by_hand = not needs_metadata(config)
     at = _trust(gateway, spec)
-    db.session.rollback()
     try:
         met = _look(spec.url, trust=at, config=config)
     except DiscoveryFailed:
@@ -162,12 +161,29 @@ def provider_of(found: Discovered) -> str:
     return host(found.authorization_endpoint or found.token_endpoint or found.issuer)
 
 
+def sentence(error: AppError) -> str:
+    """For a field of an admin's form."""
+    return " ".join(
+        f"{text}." if text[-1:].isalnum() else text
+        for text in (error.message, error.cause, error.admin)
+        if text
+    )
+
+
+def as_fields(error: AppError) -> dict[str, str]:
+    """Beside the field of the form that mends it."""
+    if error.code == "client_needed":
+        return {"oauth_config.client_id": ENTER["client_id"]}
+    if error.code in OUTSIDE:
+        return {"url": sentence(error)}
+    return {"oauth_config.token_url": sentence(error)}
+
+
 def _of_url(whole: dict[str, Any], notices: list[str]) -> tuple[GatewaySpec, Discovered | None]:
     """A record that says nothing of signing in."""
     said: list[str] = []  # the same would be said twice
     plain = specs.read(GatewaySpec, {**whole, "auth_type": "none"}, notices=said)
     at = _trust(None, plain)
-    db.session.rollback()
     met = _look(plain.url, trust=at, config=None)
     if met.discovered is None:
         notices += [*said, f"{host(plain.url)} needs no sign-in."]
@@ -187,6 +203,7 @@ def _look(
     config: OAuthConfigSpec | None,
     seconds: float = discovery.ALL_S,
 ) -> Found:
+    db.session.rollback()
     if config is None:
         return discovery.look(url, trust=trust, seconds=seconds)
     return discovery.look(

@@ -76,7 +76,8 @@ def test_sec_112_no_request_gets_out_of_its_line(app, alice, admin, provider, te
     leave(alice).back(
         code="", error="access_denied", error_description=text.encode("utf-8", "replace")
     )
-    admin.submit("/admin/gateways/new", name=text.encode("utf-8", "replace"), url="https://x.test")
+    typed = {"name": text.encode("utf-8", "replace"), "url": "https://x.test"}
+    admin.submit("/admin/gateways/new", auth_type="none", **typed)
     found = lines()
     assert not [line for line in found if line.get("message") == "forged"]
     assert {"not_found: None", "sign_in_required: None"} <= {line["message"] for line in found}

@@ -17,7 +17,7 @@ from . import (
     security,
     words,
 )
-from .admin import activity, checks, clients, connected, moved, settings, users
+from .admin import activity, adding, checks, clients, connected, moved, settings, users
 from .admin import gateways as admin_gateways
 from .admin import templates as admin_templates
 from .api import activity as api_activity
@@ -49,6 +49,7 @@ def register(app: Flask) -> None:
     app.register_blueprint(connections.bp)
     app.register_blueprint(tools.bp)
     app.register_blueprint(try_it.bp)
+    app.register_blueprint(adding.bp)
     app.register_blueprint(admin_gateways.bp)
     app.register_blueprint(checks.bp)
     app.register_blueprint(connected.bp)

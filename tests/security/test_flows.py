@@ -87,7 +87,7 @@ def test_sec_026_only_admins_register_a_client_and_its_secret_is_sealed(app, adm
     assert rows(app, ClientRegistration) == []
     fields = {"name": "Mine", "url": acme.NOWHERE, "client_id": "cid", "client_secret": "canary-7f"}
     fields |= {"authorization_url": acme.AUTHORIZE, "token_url": TOKEN}
-    assert send(admin, "/admin/gateways/new", **fields).status_code == 303
+    assert send(admin, "/admin/gateways/new?template=by-hand", **fields).status_code == 303
     [client] = rows(app, ClientRegistration)
     assert client.client_secret_sealed.startswith("mg1.") and "canary-7f" not in str(dump(app))
 

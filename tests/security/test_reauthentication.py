@@ -55,7 +55,7 @@ SENSITIVE = {  # a route -> the page that holds its form, what is typed, and how
         lambda app: any(gateway.description == "kept" for gateway in rows(app, Gateway)),
     ),
     "/admin/gateways/new": (
-        "",
+        "/admin/gateways/new?template=by-hand",
         {
             "name": "Vault",
             "url": "https://vault.example.com/mcp",
@@ -73,6 +73,7 @@ REVIEWED = {  # what asks for nothing, and why
     "/me/sessions/<which>/end": "takes access away",
     "/tokens/<token_id>/revoke": "takes access away",
     "/admin/users/<user_id>/sessions/end": "takes access away",
+    "/admin/gateways/drafts/<draft_id>/delete": "it holds no secret, and gives no access",
     "/admin/gateways/<slug>/off": "takes access away",
     "/admin/gateways/<slug>/on": "gives back what was there, to whom it was given",
     "/connections/<slug>/disconnect": "takes access away",

@@ -3,15 +3,16 @@
 import re
 from urllib.parse import parse_qs, urlsplit
 
-from app.models import ClientRegistration, Flow, OAuthConfig
-from tests.conftest import rows
+from app.models import ClientRegistration, Flow, Gateway, GatewayDraft, OAuthConfig
+from tests.conftest import person, rows
 from tests.oauth.published import published
 from tests.upstream import says
-from tests.web.registry import script
+from tests.web.registry import CANARY, drawn, script, send
 
 __all__ = ["published"]  # the fixture
 
 
+HAND = "/admin/gateways/new?template=by-hand"
 KEEPS = {
     "name": "Jira",
     "auth_type": "oauth",
@@ -61,3 +62,134 @@ def test_a_provider_that_refuses_to_register_us_is_a_page_that_says_so(app, admi
     assert page.status_code == 409, page.text
     assert "registration_refused" in page.text
     assert not rows(app, Flow)
+
+
+# -- the pages -------------------------------------------------------------------------------------
+
+
+def paste(admin, url):
+    return admin.submit("/admin/gateways/new", url=url)
+
+
+def test_a_pasted_url_needs_no_other_field(app, admin, published):
+    server, provider = published()
+    there = provider.origin.removeprefix("http://")
+    pasted = paste(admin, server.url)
+    assert pasted.status_code == 303 and not rows(app, Gateway)
+    second = pasted.headers["Location"]
+    page = admin.get(second).text
+    assert f"This server uses OAuth at <strong>{there}</strong>" in page
+    assert "registers us by itself. Nothing to fill in." in page
+    saved = send(admin, second)
+    assert saved.status_code == 303, saved.text
+    assert re.search(r"/admin/gateways/[^/]+/checks/", saved.headers["Location"])
+    config = rows(app, OAuthConfig)[0]
+    assert config.token_url == f"{provider.origin}/token" and config.settings["token_url"] is None
+    assert config.settings["token_management"]["auto_refresh"] is True
+    assert not rows(app, GatewayDraft)
+
+
+def test_a_client_id_is_asked_for_where_nobody_registers_us(app, admin, published):
+    server, provider = published()
+    provider.publish(registration_endpoint=...)
+    second = paste(admin, server.url).headers["Location"]
+    assert "It wants a client ID" in admin.get(second).text
+    refused = send(admin, second, name="Jira")
+    assert refused.status_code == 422 and not rows(app, Gateway)
+    assert "Enter the client ID you got from the provider." in refused.text
+    saved = send(admin, second, name="Jira", client_id="app-1", client_secret="s")
+    assert saved.status_code == 303, saved.text
+    assert rows(app, ClientRegistration)[0].issuer == provider.issuer
+
+
+def test_a_url_where_nobody_is_at_home_stays_in_its_field_and_can_be_kept(app, admin, published):
+    server, _ = published()
+    server.server.stop()
+    refused = paste(admin, server.url)
+    assert refused.status_code == 422 and "is not taking calls now" in refused.text
+    assert f'value="{server.url}"' in refused.text and "Save as draft" in refused.text
+    kept = admin.submit("/admin/gateways/new", url=server.url, save="draft")
+    assert kept.status_code == 303
+    listed = admin.get("/admin/gateways").text
+    assert "Draft" in listed and rows(app, GatewayDraft)[0].id in listed
+
+
+def test_a_server_that_does_not_say_how_leads_on_to_the_fields(admin, published):
+    server, _ = published()
+    server.challenge("Bearer")
+    server.pages.pop("/.well-known/oauth-protected-resource/mcp")
+    page = admin.get(paste(admin, server.url).headers["Location"]).text
+    assert "does not say how" in page and server.url in page
+
+
+def test_a_server_without_a_sign_in_is_added_with_one_more_click(app, admin, published):
+    server, _ = published()
+    server.pages = {"/mcp": says({"jsonrpc": "2.0", "id": 1, "result": {}})}
+    second = paste(admin, server.url).headers["Location"]
+    assert "needs no sign-in" in admin.get(second).text
+    assert send(admin, second).status_code == 303
+    assert rows(app, Gateway)[0].auth_type == "none"
+
+
+def test_a_draft_keeps_what_is_typed_but_no_secret(app, admin, published):
+    server, _ = published()
+    second = paste(admin, server.url).headers["Location"]
+    typed = {"name": "Jira", "scopes": "read", "client_secret": CANARY, "save": "draft"}
+    assert send(admin, second, **typed).status_code == 303
+    draft = rows(app, GatewayDraft)[0]
+    assert draft.is_kept and draft.record["name"] == "Jira"
+    assert CANARY not in str(draft.record) + str(draft.found)
+    again = drawn(admin.get(second))
+    assert again["name"] == "Jira" and again["scopes"] == "read" and not again["client_secret"]
+    delete = f"/admin/gateways/drafts/{draft.id}/delete"
+    assert admin.submit(delete, at="/admin/gateways").status_code == 303
+    assert not rows(app, GatewayDraft) and admin.get(second).status_code == 404
+
+
+def test_a_draft_that_is_not_kept_is_its_admins_own(app, admin, published):
+    server, _ = published()
+    second = paste(admin, server.url).headers["Location"]
+    assert person(app, "eve@example.com", role="admin").get(second).status_code == 404
+    assert "Begun, and not saved yet" not in admin.get("/admin/gateways").text
+
+
+def test_nobody_is_sent_to_a_provider_that_the_page_did_not_show(app, admin, published):
+    server, provider = published()
+    there = provider.origin.removeprefix("http://")
+    refused = send(admin, HAND, name="Jira", url=server.url)
+    assert refused.status_code == 422 and not rows(app, Gateway)
+    assert f"People will be sent to {there}. Save again only if you trust it." in refused.text
+    fields = drawn(refused)
+    assert send(admin, HAND, **fields).status_code == 303
+    assert rows(app, Gateway)[0].name == "Jira"
+
+
+def test_an_edit_shows_what_was_found_and_saving_it_unchanged_changes_nothing(
+    app, admin, published
+):
+    server, provider = published()
+    send(admin, paste(admin, server.url).headers["Location"], name="Jira")
+    asked = len(server.asked)
+    page = admin.get("/admin/gateways/jira/edit").text
+    assert f"people sign in at {provider.origin.removeprefix('http://')}" in page
+    before = [vars(row) for row in (*rows(app, Gateway), *rows(app, OAuthConfig))]
+    assert send(admin, "/admin/gateways/jira/edit").status_code == 303
+    after = [vars(row) for row in (*rows(app, Gateway), *rows(app, OAuthConfig))]
+    states = [{k: v for k, v in row.items() if k[0] != "_"} for row in before + after]
+    assert states[:2] == states[2:] and len(server.asked) == asked
+
+
+def test_endpoints_typed_over_count_instead_of_what_was_found(app, admin, published):
+    server, provider = published()
+    send(admin, paste(admin, server.url).headers["Location"], name="Jira")
+    one = send(admin, "/admin/gateways/jira/edit", token_url="https://other.test/token")
+    assert one.status_code == 422
+    assert "Leave this empty, or type all of them." in one.text
+    typed = {
+        "authorization_url": f"{provider.origin}/authorize",
+        "token_url": f"{provider.origin}/token",
+        "client_id": "app-1",
+    }
+    assert send(admin, "/admin/gateways/jira/edit", **typed).status_code == 303
+    config = rows(app, OAuthConfig)[0]
+    assert config.settings["token_url"] == config.token_url == f"{provider.origin}/token"

@@ -81,6 +81,21 @@ def draw(record: Mapping[str, Any], shared: str) -> dict[str, str | bool]:
     )
 
 
+def offered(record: Mapping[str, Any], shared: str) -> dict[str, str | bool]:
+    """How the form draws the start of a record: what is not said is left as it is offered."""
+    names = ("name", "slug", "description", "url", "transport", "timeout_s", "auth_type")
+    shown: dict[str, str | bool] = {name: _text(record[name]) for name in names if name in record}
+    if "oauth_config" in record:
+        given = record["oauth_config"]
+        whole = OAuthConfigSpec.model_validate(given).settings()
+        whole |= {"redirect_uri": shared, "trusts_shared_callback": False}
+        drawn = _shown_oauth(whole | {"client_id": given.get("client_id")}, shared)
+        keep = "token_management" in given
+        ticks = ("keep_people", "keep_shared", "auto_refresh", "keep_alive")
+        shown |= {name: value for name, value in drawn.items() if keep or name not in ticks}
+    return shown
+
+
 def _shown_oauth(config: Mapping[str, Any], shared: str) -> dict[str, str | bool]:
     shown: dict[str, str | bool] = {name: _text(config.get(name)) for name in PLAIN}
     management, default = config["token_management"], _DEFAULTS

@@ -92,14 +92,21 @@ class GatewayForm(Asking):
     extra_token_params = Area("More parameters for the token URL")
     more = Area("Further settings, as JSON")
     sign_out = BooleanField("Sign people out, where my changes need it")
+    seen_host = HiddenField()  # where people will be sent, as the page said
     as_of = HiddenField()  # what was there when the form was drawn
 
-    def __init__(self, record: Mapping[str, Any], shared: str) -> None:
-        """`shared`: the redirect URI that all gateways share."""
+    def __init__(
+        self,
+        record: Mapping[str, Any],
+        shared: str,
+        offered: Mapping[str, str | bool] | None = None,
+    ) -> None:
+        """`shared`: the redirect URI of all gateways; `offered`: what a new one starts with."""
         self.record, self.shared, self.notices = record, shared, list[str]()
         self.shown = fields.draw(record, shared)
-        super().__init__(data=fields.OFFERED | self.shown)
-        text = json.dumps(record, sort_keys=True).encode()
+        super().__init__(data={**fields.OFFERED, **self.shown, **(offered or {})})
+        said = {name: value for name, value in record.items() if name != "found"}
+        text = json.dumps(said, sort_keys=True).encode()
         now, asked = hashlib.sha256(text).hexdigest()[:16], self.as_of.data
         self._is_outdated, self.as_of.data = asked not in (None, "", now), now
 
@@ -110,7 +117,8 @@ class GatewayForm(Asking):
             wrong["name"] = "Somebody else saved this meanwhile. Compare, then save again."
         patch = self._patch(wrong)
         try:
-            spec = specs.read(GatewaySpec, self._whole(patch), notices=self.notices)
+            whole = self._whole(patch)
+            spec = specs.read(GatewaySpec, whole, notices=self.notices, finds_out=True)
         except Invalid as error:
             raise Invalid(error.fields | wrong) from None
         if wrong:
@@ -129,11 +137,32 @@ class GatewayForm(Asking):
                 field.errors = [*field.errors, shown]
             for secret in secrets:
                 self[secret].errors = [*self[secret].errors, "Enter the secret again."]
-            self.client_key.data = ""
-            for pasted in (self.ca_pem, self.client_cert_pem):
-                pasted.data = "" if "PRIVATE KEY" in (pasted.data or "") else pasted.data
-            named = [line.partition(":") for line in fields.lines(self.headers.data)]
-            self.headers.data = "\n".join(f"{name.strip()}: " for name, sign, _ in named if sign)
+            self._forget_secrets()
+
+    def _forget_secrets(self) -> None:
+        """What is not sent back, nor kept in a draft."""
+        for name in ("client_key", "password", "bearer_token", "client_secret", "own_password"):
+            self[name].data = ""
+        for pasted in (self.ca_pem, self.client_cert_pem):
+            pasted.data = "" if "PRIVATE KEY" in (pasted.data or "") else pasted.data
+        named = [line.partition(":") for line in fields.lines(self.headers.data)]
+        self.headers.data = "\n".join(f"{name.strip()}: " for name, sign, _ in named if sign)
+
+    def without_secrets(self) -> dict[str, str | bool]:
+        """All that is typed, complete or not, for a draft."""
+        self._forget_secrets()
+        hidden = ("csrf_token", "as_of", "seen_host")
+        return {
+            field.name: field.data[:20_000] if isinstance(field.data, str) else field.data
+            for field in self
+            if field.name not in hidden and isinstance(field.data, str | bool)
+        }
+
+    @property
+    def needs_endpoints(self) -> bool:
+        """Something stands in that part, is wrong with it, or nobody else can say it."""
+        names = ("authorization_url", "token_url", "revocation_url")
+        return any(self[name].data or self[name].errors for name in names)
 
     @property
     def typed_secrets(self) -> list[str]:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from ... import aftermath, certificates, gateways, overview
-from ...db import db
-from ...errors import AppError, Conflict, Invalid, texts
+from ... import aftermath, certificates, check_runs, drafts, gateways, overview, proposals
+from ...errors import AppError, texts
 from ...models import Gateway
 from ...oauth import moves, templates
+from ...oauth.discovered import Discovered
 from ...oauth.registration import callback_uri
 from ...overview import Row
-from ...specs import GatewaySpec
 from ..auth import actor, admin_only, person
 from ..commits import committed
 from ..forms import Sensitive
 from ..pages import Page
 from ..words import many
+from .adding import listed
 from .gateway_fields import AUTH_TYPES, TRANSPORTS
 from .gateway_form import GatewayForm
+from .gateway_saving import asked, refuse_old_sessions, refuse_surprises, say, warn
 
 bp = Blueprint("admin_gateways", __name__, url_prefix="/admin/gateways")
 
@@ -37,35 +37,22 @@ STATUS = {  # badge, word
 @bp.get("")
 @admin_only
 def index() -> ResponseReturnValue:
-    every = overview.rows(person())
+    every, begun = overview.rows(person()), [listed(draft) for draft in drafts.kept()]
     words, state = request.args.get("q", "").strip()[:100], request.args.get("state", "")
     matching = [row for row in every if words.casefold() in f"{row.name} {row.url}".casefold()]
     wanted = [row for row in matching if state not in STATUS or row.status == state]
     counts = {one: sum(row.status == one for row in matching) for one in STATUS}
+    begun = [one for one in begun if words.casefold() in f"{one['name']} {one['host']}".casefold()]
+    chips = [("", "All", len(matching)), *((s, STATUS[s][1], counts[s]) for s in STATUS)]
     return render_template(
         "admin/gateways/list.html",
-        page=Page([_drawn(row) for row in wanted], request.args.get("page")),
-        chips=[("", "All", len(matching))] + [(s, STATUS[s][1], counts[s]) for s in STATUS],
-        state=state if state in STATUS else "",
+        page=Page([_drawn(row) for row in wanted if state != "draft"], request.args.get("page")),
+        chips=[*chips, *([("draft", "Draft", len(begun))] if begun else [])],
+        state=state if state in (*STATUS, "draft") else "",
+        drafts=begun if state in ("", "draft") else [],
         q=words,
-        is_new_here=not every,
+        is_new_here=not every and not begun and not words,
     )
-
-
-@bp.route("/new", methods=["GET", "POST"])
-@admin_only
-def create() -> ResponseReturnValue:
-    form = GatewayForm({}, callback_uri())
-    if form.validate_on_submit():
-        with form.problems():
-            spec = form.spec()
-            _refuse_old_sessions(form)
-            gateway = gateways.create(spec, by=actor())
-            db.session.commit()
-            _say(f"{gateway.name} was added.", form.notices)
-            _warn(gateway)
-            return redirect(url_for(".show", slug=gateway.slug), 303)
-    return _form_page(form), 422 if form.errors else 200
 
 
 @bp.route("/<slug>/edit", methods=["GET", "POST"])
@@ -76,16 +63,19 @@ def edit(slug: str) -> ResponseReturnValue:
     if form.validate_on_submit():
         with form.problems():
             spec = form.spec()
-            _refuse_old_sessions(form, gateway)
-            _refuse_surprises(gateway, spec, may_sign_out=form.sign_out.data)
+            refuse_old_sessions(form, gateway)
             seen = gateway.updated_at
+            found = asked(form, spec, gateway)
+            refuse_surprises(gateway, spec, found, may_sign_out=form.sign_out.data)
             signed_out = committed(
-                lambda: gateways.update(gateways.find(slug, seen=seen), spec, by=actor())
+                lambda: gateways.update(
+                    gateways.find(slug, seen=seen), spec, by=actor(), found=found
+                )
             )
             if signed_out:
                 form.notices.append(f"{many(signed_out, 'person', 'people')} must connect again.")
-            _say(f"{gateway.name} was saved.", form.notices)
-            _warn(gateway)
+            say(f"{gateway.name} was saved.", form.notices)
+            warn(gateway)
             return redirect(url_for(".show", slug=slug), 303)
     return _form_page(form, gateway), 422 if form.errors else 200
 
@@ -108,6 +98,7 @@ def show(slug: str) -> ResponseReturnValue:
         copied=templates.of(gateway.oauth_config),
         changes=templates.differs(gateway.oauth_config),
         waiting=_waiting(gateway),
+        last_check=check_runs.last(gateway.id),
         own_ca=certificates.facts(gateway.ca_pem or ""),
         own_certificate=certificates.facts(gateway.client_cert_pem or "")[:1],
     )
@@ -146,6 +137,13 @@ def _waiting(gateway: Gateway) -> tuple[AppError, bool] | None:
     return None if awaits is None else (moves.waiting(awaits), awaits["found"] is not None)
 
 
+def found_host(gateway: Gateway) -> str | None:
+    """Where people are sent, as far as that was found out."""
+    config = gateway.oauth_config
+    found = Discovered.of(config.discovered) if config is not None else None
+    return proposals.provider_of(found) if found is not None else None
+
+
 def _failure(row: Row) -> AppError | None:
     if row.failed_code not in texts():
         return None
@@ -159,45 +157,17 @@ def _switch(slug: str, *, on: bool) -> ResponseReturnValue:
     return redirect(url_for(".show", slug=slug), 303)
 
 
-def _form_page(form: GatewayForm, gateway: Gateway | None = None) -> str:
+def _form_page(form: GatewayForm, gateway: Gateway) -> str:
     return render_template(
         "admin/gateways/edit.html",
         form=form,
         gateway=gateway,
         redirect=form.record.get("oauth_config", {}).get("redirect_uri", form.shared),
-        connected=aftermath.living(gateway) if gateway else 0,
+        connected=aftermath.living(gateway),
+        draft=None,
+        template=None,
+        found_host=found_host(gateway),
     )
-
-
-def _refuse_old_sessions(form: GatewayForm, gateway: Gateway | None = None) -> None:
-    """A secret is only taken from who typed the password lately (SEC-075)."""
-    seen = gateway and gateway.updated_at
-    refusal = form.refusal() if form.typed_secrets else None
-    if refusal:
-        raise Invalid({"own_password": refusal})
-    if gateway and gateway.updated_at != seen:  # looking at the password commits
-        raise Conflict
-
-
-def _refuse_surprises(gateway: Gateway, spec: GatewaySpec, *, may_sign_out: bool) -> None:
-    """All that stands against the edit, and people who would be signed out unasked."""
-    problems, leaving = gateways.problems(gateway, spec), gateways.signed_out_by(gateway, spec)
-    if leaving and not may_sign_out:
-        who = many(leaving, "person", "people")
-        problems["sign_out"] = f"Saving this signs {who} out. Tick the box to go on."
-    if problems:
-        raise Invalid(problems)
-
-
-def _say(done: str, notices: Sequence[str]) -> None:
-    flash(done, "success")
-    for notice in notices:
-        flash(notice, "info")
-
-
-def _warn(gateway: Gateway) -> None:
-    for warning in gateways.warnings(gateway):
-        flash(warning, "warn")
 
 
 def _drawn(row: Row) -> dict[str, object]:
