@@ -54,10 +54,13 @@ class Wish:
 
     @property
     def method(self) -> str:
-        """With a secret where the provider offers one: it is more than knowing our name."""
+        """With a secret where the provider offers one: it is more than knowing our name.
+
+        In the body first: the MCP Python SDK's server, and so FastMCP's, refuses the header alone.
+        """
         listed = ("client_secret_basic",) if self.methods is None else self.methods
-        known = ("client_secret_basic", "client_secret_post", "none")
-        return next((one for one in known if one in listed), known[0])
+        known = ("client_secret_post", "client_secret_basic", "none")
+        return next((one for one in known if one in listed), "client_secret_basic")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
