@@ -7,7 +7,7 @@ import click
 from flask.cli import AppGroup
 
 from .. import gateways as registry
-from .. import proposals, strict_json
+from .. import proposals, strict_json, tool_configs
 from ..audit import Actor
 from ..db import db
 from ..errors import NotFound
@@ -35,11 +35,13 @@ def add(file: BinaryIO | None, url: str | None, name: str | None, keep: bool) ->
     if name is not None:
         data["name"] = name
     notices: list[str] = []
+    further = data.pop(tool_configs.FIELD, None)
     with in_words():
         spec, found = proposals.read(data, notices=notices)
         if url is not None and keep:
             spec = proposals.keeping(spec)
         gateway = registry.create(spec, by=BY, found=found)
+        tool_configs.replace(gateway, further, by=BY)
         db.session.commit()
     for notice in (*notices, *registry.warnings(gateway)):
         click.echo(notice, err=True)
@@ -69,7 +71,7 @@ def show_all() -> None:
 def show(slug: str) -> None:
     """The record, as the API shows it: of a secret only that it is set."""
     with in_words():
-        record = registry.record(registry.find(slug))
+        record = tool_configs.whole(registry.find(slug))
     click.echo(json.dumps(record, indent=2, ensure_ascii=False))
 
 

@@ -32,6 +32,29 @@ def test_a_record_from_stdin_is_added_and_shown_without_its_secret(app, run, kin
     assert rows(app, AuditEvent)[0].actor_label == "command line"
 
 
+def test_a_file_brings_oauth_configs_for_tools_along(app, run):
+    writing = {"name": "Writing", "tool_patterns": [{"match": "write_*"}], "scopes": ["w"]}
+    own = {"name": "Own", "tool_patterns": [{"match": "own"}], "client_id": "app-9"}
+    own |= {"client_secret": f"{CANARY}-own", "authorization_url": "https://as.test/go"}
+    own |= {"token_url": "https://as.test/token"}
+    added = run("add", "-", stdin=json.dumps(CODE | {"tool_oauth_configs": [writing, own]}))
+    assert added.exit_code == 0, added.output
+    shown = run("show", "github-mcp")
+    further = json.loads(shown.output)["tool_oauth_configs"]
+    assert [(one["name"], one.get("client_secret")) for one in further] == [
+        ("Writing", None),
+        ("Own", "set"),
+    ]
+    assert further[0]["scopes"] == ["w"] and CANARY not in added.output + shown.output
+
+
+def test_a_fault_in_an_oauth_config_for_tools_adds_nothing(app, run):
+    wrong = {"name": "Writing", "tool_patterns": [], "scopes": ["w"]}
+    ran = run("add", "-", stdin=json.dumps(CODE | {"tool_oauth_configs": [wrong]}))
+    assert ran.exit_code == 1 and "tool_oauth_configs.0.tool_patterns: " in ran.output
+    assert not rows(app, Gateway) and not rows(app, OAuthConfig)
+
+
 def test_faults_are_named_by_field_and_nothing_is_added(app, run, tmp_path):
     record = {**CODE, "url": "ftp://x", "oauth_config": {**CODE["oauth_config"], "x": 1}}
     (tmp_path / "record.json").write_text(json.dumps(record))

@@ -690,8 +690,12 @@ def test_the_description_hangs_together(app, admins):
         text = json.dumps(whole := description())
     named = {part.partition('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert named <= set(whole["components"]["schemas"])
-    secret = whole["components"]["schemas"]["OAuthConfigSpec"]["properties"]["client_secret"]
-    assert "writeOnly" in json.dumps(secret)
+    schemas = whole["components"]["schemas"]
+    for name in ("OAuthConfigSpec", "ToolConfigSpec"):
+        assert "writeOnly" in json.dumps(schemas[name]["properties"]["client_secret"])
+    further = schemas["GatewaySpec"]["properties"]["tool_oauth_configs"]
+    assert further["items"] == {"$ref": "#/components/schemas/ToolConfigSpec"}
+    assert "tool_patterns" in schemas["ToolConfigSpec"]["required"]
 
 
 def test_sec_059_of_two_edits_at_once_one_is_told_to_look_again(app):

@@ -11,6 +11,8 @@ from ...errors import Who
 from ...specs import GatewaySpec
 from ...states import LIVING, OVER
 from ...steps import State
+from ...tool_configs import FIELD, MOST
+from ...tool_specs import ToolConfigSpec
 from ..partings import AtProvider
 
 bp = Blueprint("openapi", __name__)
@@ -26,6 +28,9 @@ def description() -> Schema:
     """OpenAPI 3.1."""
     whole = GatewaySpec.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas: Schema = whole.pop("$defs", {})
+    of_tools = ToolConfigSpec.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= of_tools.pop("$defs", {}) | {"ToolConfigSpec": of_tools}
+    whole["properties"][FIELD] = _FURTHER
     schemas |= {"GatewaySpec": whole, "Gateway": _GATEWAY, "Error": _ERROR}
     schemas |= {"Connection": _CONNECTION, "Moment": _MOMENT, "Event": _EVENT}
     schemas["Check"] = _CHECK
@@ -87,6 +92,12 @@ _GATEWAY: Schema = {
     "properties": {
         name: _TEXT for name in ("id", "slug", "name", "mcp_url", "created_at", "updated_at")
     },
+}
+_FURTHER: Schema = {
+    "description": "For some of its tools; the first that fits serves a call. Left out: they stay.",
+    "type": ["array", "null"],
+    "items": {"$ref": "#/components/schemas/ToolConfigSpec"},
+    "maxItems": MOST,
 }
 _ERROR: Schema = {
     "type": "object",
