@@ -229,7 +229,7 @@ def gateways(stage: Stage) -> None:
             typed = f"X-Key: {secret}" if kind == "headers" else secret
             more = {"username": "us"} if kind == "basic" else {}
             given = {"name": kind, "url": address, "auth_type": kind, field: typed}
-            stage.fill("/admin/gateways/new", **given, **more)
+            stage.fill("/admin/gateways/new?template=by-hand", **given, **more)
     stage.flask("gateways", "add", "-", stdin=json.dumps(oauth(stage, "kept", KEPT)))
     once = oauth(stage, "once", {})
     assert stage.api("POST", "/api/v1/gateways", once).status_code == 201

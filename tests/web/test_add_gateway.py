@@ -193,3 +193,12 @@ def test_endpoints_typed_over_count_instead_of_what_was_found(app, admin, publis
     assert send(admin, "/admin/gateways/jira/edit", **typed).status_code == 303
     config = rows(app, OAuthConfig)[0]
     assert config.settings["token_url"] == config.token_url == f"{provider.origin}/token"
+
+
+def test_the_page_of_a_gateway_says_what_was_found(admin, published):
+    server, provider = published()
+    send(admin, paste(admin, server.url).headers["Location"], name="Jira")
+    page = admin.get("/admin/gateways/jira").text
+    assert f"Sign-in at <code>{provider.issuer}</code>" in page and "PKCE is offered" in page
+    assert "read, write, offline_access" in page and "registered with the first sign-in" in page
+    assert "None</code>" not in page and "<code></code>" not in page

@@ -99,6 +99,7 @@ def show(slug: str) -> ResponseReturnValue:
         changes=templates.differs(gateway.oauth_config),
         waiting=_waiting(gateway),
         last_check=check_runs.last(gateway.id),
+        found=found_of(gateway),
         own_ca=certificates.facts(gateway.ca_pem or ""),
         own_certificate=certificates.facts(gateway.client_cert_pem or "")[:1],
     )
@@ -137,10 +138,14 @@ def _waiting(gateway: Gateway) -> tuple[AppError, bool] | None:
     return None if awaits is None else (moves.waiting(awaits), awaits["found"] is not None)
 
 
+def found_of(gateway: Gateway) -> Discovered | None:
+    config = gateway.oauth_config
+    return Discovered.of(config.discovered) if config is not None else None
+
+
 def found_host(gateway: Gateway) -> str | None:
     """Where people are sent, as far as that was found out."""
-    config = gateway.oauth_config
-    found = Discovered.of(config.discovered) if config is not None else None
+    found = found_of(gateway)
     return proposals.provider_of(found) if found is not None else None
 
 

@@ -51,7 +51,7 @@ def _spec(gateway: Gateway) -> GatewaySpec | None:
         return None
     record = gateways.record(gateway)
     base = {name: value for name, value in record.items() if name not in specs.GIVEN}
-    return specs.read(GatewaySpec, specs.merge(base, patch))
+    return specs.read(GatewaySpec, specs.merge(base, patch), finds_out=True)
 
 
 def _refuse_surprises(gateway: Gateway, spec: GatewaySpec) -> None:
