@@ -4,6 +4,9 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .PHONY: help run demo test lint bench bench-refresh chaos lock
 
+# What is started again and again shall not be compiled each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 PORT ?= 8000
 WHOLE ?=  # WHOLE=--whole: every test on PostgreSQL too, which takes ten minutes more
@@ -74,7 +77,7 @@ lint: .venv/dev .venv/lint/stamp
 
 test: lint .rigs/stamp
 	@.ci/needs chromium postgresql nginx-light curl faketime
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore tests/e2e --database postgresql $(WHOLE)
 
 bench: .venv/run
