@@ -11,7 +11,6 @@ import secrets
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -77,7 +76,7 @@ def queue(row: Connection, *, why: str) -> int:
     made.ends_all_at = row.token_url if spec.revocation_ends_all else None
     made.client_id, made.auth_method = client.client_id, registration.method_of(client, spec)
     made.assertion_alg = spec.assertion_alg
-    made.assertion_audience = registration.audience_of(spec, row.token_url)
+    made.assertion_audience = registration.audience_of(spec, row.token_url or spec.token_url)
     made.ca_pem, made.client_cert_pem = gateway.ca_pem, gateway.client_cert_pem
     held = tokens | {
         "client_secret_sealed": _opened(client, "client_secret_sealed"),
@@ -299,9 +298,10 @@ def _would_end_too(session: Session, row: Revocation) -> str | None:
 
 
 def _client(row: Revocation, secret: str | None, key: str | None) -> OAuthClient:
-    known: dict[str, Any] = {"grant_type": "authorization_code"}
-    if row.assertion_alg is not None:
-        known |= {"assertion_alg": row.assertion_alg, "assertion_audience": row.assertion_audience}
+    spec = OAuthConfigSpec(grant_type="authorization_code")
+    if key:  # as a copy, since an issuer that was found may be longer than what an admin may type
+        signed = {"assertion_alg": row.assertion_alg, "assertion_audience": row.assertion_audience}
+        spec = spec.model_copy(update=signed)
     return OAuthClient(
         Registration(
             client_id=row.client_id,
@@ -314,7 +314,7 @@ def _client(row: Revocation, secret: str | None, key: str | None) -> OAuthClient
             redirect_uri="",
             timeout_s=AT_ONCE_S,
             retries=0,
-            spec=OAuthConfigSpec(**known),
+            spec=spec,
             trust=trust.of(row),
         )
     )

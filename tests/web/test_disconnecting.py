@@ -1,6 +1,8 @@
 """Ending a connection, from the button to the provider's answer (oauth.md 8, RFC 7009)."""
 
+import base64
 import dataclasses
+import json
 import re
 from urllib.parse import parse_qs
 
@@ -14,6 +16,7 @@ from app.audit import SYSTEM
 from app.db import db
 from app.models import AuditEvent, ClientRegistration, Connection, Gateway, Revocation
 from app.oauth import revocation, timeline
+from app.oauth import tokens as tokens_
 from app.secretbox import box, cell
 from tests import authority, sealed
 from tests.authority import Authority
@@ -329,6 +332,27 @@ def test_sec_025_the_token_of_a_shared_account_ends_with_its_gateway(app, admin,
     assert admin.submit("/admin/gateways/acme/delete").status_code == 303
     provider.post(REVOKE)
     assert work_off(app) == {"ended": 1} and tokens(provider) == [BOTH[1]]
+
+
+@pytest.mark.parametrize("issuer", [None, f"https://as.test/{'x' * 900}"])
+@pytest.mark.parametrize("key", [None, "generate"])
+def test_sec_025_what_a_shared_account_fetched_ends_with_its_gateway(
+    app, admin, provider, issuer, key
+):
+    """Nobody consented, so its row names no token URL; an issuer is not always said, or is long."""
+    config = world.SHARED | {"token_management": {"store_tokens": True}, "revocation_url": REVOKE}
+    config |= {"issuer": issuer, "client_private_key": key}
+    world.add(app, acme.NOWHERE, auth_type="oauth", oauth_config=config)
+    provider.post(world.SHARED["token_url"], json=GOOD)
+    with app.app_context():
+        tokens_.credential(world.caller(app), world.usable(app))
+    assert admin.submit("/admin/gateways/acme/delete").status_code == 303
+    provider.post(REVOKE)
+    assert work_off(app) == {"ended": 1} and tokens(provider) == [BOTH[1]]
+    if key:
+        claims = asked(provider)[0]["client_assertion"].split(".")[1]
+        said = json.loads(base64.urlsafe_b64decode(claims + "=="))
+        assert said["aud"] == (issuer or world.SHARED["token_url"])
 
 
 def test_a_disabled_persons_grant_waits_a_week_for_them(app, alice, provider):
