@@ -443,11 +443,18 @@ def guard(session: S, trust: Trust | None = None) -> S:
     `trust`: of the gateway it is for. Raises Unsealable.
     """
     session.trust_env = False  # no .netrc, no proxy variables, no CA bundle from the environment
-    session.max_redirects = 0
+    session.get_redirect_target = _no_redirect  # type: ignore[method-assign]
     door = _door()
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter(door, trust))
     return session
+
+
+def _no_redirect(response: requests.Response) -> None:
+    """Asked before `requests` reads a redirect's body, of whatever size, though nobody follows."""
+    if response.is_redirect:
+        response.close()
+        raise requests.TooManyRedirects("redirects are not followed", response=response)
 
 
 def session(trust: Trust | None = None) -> requests.Session:

@@ -344,6 +344,25 @@ def test_sec_035_a_redirect_is_not_followed(
     assert other.connections == 0
 
 
+@pytest.mark.parametrize("follows", [True, False])
+def test_the_body_of_a_redirect_is_not_read(
+    peer: Callable[..., Peer], guarded: requests.Session, follows: bool
+) -> None:
+    ended = threading.Event()
+
+    def without_end(sock: socket.socket, _: bytes) -> None:
+        sock.sendall(b"HTTP/1.1 302 F\r\nLocation: /x\r\nContent-Length: 99999999999\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while True:
+                sock.sendall(b"x" * 65_536)
+        ended.set()
+
+    server = peer(without_end)
+    with pytest.raises(requests.TooManyRedirects):
+        guarded.get(server.url, stream=True, allow_redirects=follows, timeout=30)
+    assert ended.wait(30)  # we hung up
+
+
 def test_sec_047_the_pools_do_not_retry(peer: Callable[..., Peer]) -> None:
     server = peer(lambda sock, _: sock.close())
     with allowing(*LOOPBACK), pytest.raises(urllib3.exceptions.ProtocolError):
