@@ -170,6 +170,14 @@ def usable(caller: Caller, slug: str) -> Usable:
     return found
 
 
+def checkable(caller: Caller, slug: str) -> Usable:
+    """For a check by an admin: as it stands now, also while it is off. Raises NotFound."""
+    found = _usable(caller, slug, even_off=True) if caller.is_admin else None
+    if found is None or not _within(caller, found.id):
+        raise NotFound("gateway_not_found", gateway=slug)
+    return found
+
+
 def may_use(caller: Caller) -> list[Gateway]:
     """Every gateway this caller may use, by name. Rows, for pages."""
     rows = db.session.scalars(sa.select(Gateway).where(Gateway.is_enabled).order_by(Gateway.name))
@@ -216,10 +224,11 @@ def standings(caller: Caller) -> list[Standing]:
     return [_stands(row) for row in rows if _within(caller, row.gateway_id)]
 
 
-def standing(caller: Caller, slug: str) -> Standing:
-    """Raises NotFound for unknown, off and forbidden alike."""
+def standing(caller: Caller, slug: str, *, even_off: bool = False) -> Standing:
+    """Raises NotFound for unknown, off and forbidden alike. `even_off` is for admins."""
+    query = _standing(caller, even_off=even_off and caller.is_admin)
     with db.engine.connect() as link:
-        row = link.execute(_standing(caller).where(Gateway.slug == slug)).first()
+        row = link.execute(query.where(Gateway.slug == slug)).first()
     if row is None or not _within(caller, row.gateway_id):
         raise NotFound("gateway_not_found", gateway=slug)
     return _stands(row)
@@ -228,7 +237,7 @@ def standing(caller: Caller, slug: str) -> Standing:
 _HELD = [name for name in Held.__dataclass_fields__ if not name.startswith("has_")]
 
 
-def _standing(caller: Caller) -> sa.Select[Any]:
+def _standing(caller: Caller, *, even_off: bool = False) -> sa.Select[Any]:
     g, o, c = Gateway, OAuthConfig, Connection
     default = sa.and_(o.gateway_id == g.id, o.is_default, g.auth_type == "oauth")
     owner = sa.case((o.grant_type == "client_credentials", "shared"), else_=caller.owner_key)
@@ -243,7 +252,8 @@ def _standing(caller: Caller) -> sa.Select[Any]:
     begun = begun.where(Flow.status == "open", Flow.expires_ms > db_now_ms())
     query = sa.select(*columns, begun.label("is_signing_in")).outerjoin_from(g, o, default)
     query = query.outerjoin(c, sa.and_(c.oauth_config_id == o.id, c.owner_key == owner))
-    return query.where(g.is_enabled).order_by(sa.func.lower(g.name), g.slug)
+    query = query.where(sa.true() if even_off else g.is_enabled)
+    return query.order_by(sa.func.lower(g.name), g.slug)
 
 
 def _stands(row: sa.Row[Any]) -> Standing:
@@ -278,14 +288,14 @@ def _within(caller: Caller, gateway_id: str) -> bool:
     return caller.gateway_ids is None or gateway_id in caller.gateway_ids
 
 
-def _usable(caller: Caller, slug: str) -> Usable | None:
+def _usable(caller: Caller, slug: str, *, even_off: bool = False) -> Usable | None:
     g, c = Gateway.__table__.c, OAuthConfig.__table__.c
     query = (
         sa.select(Gateway.__table__, c.id.label("config_id"), c.config_version, c.settings)
         .add_columns(c.registration_id, c.discovered)
         .add_columns(_HAS_FURTHER)
         .outerjoin(OAuthConfig.__table__, sa.and_(c.gateway_id == g.id, c.is_default))
-        .where(g.slug == slug, g.is_enabled)
+        .where(g.slug == slug, sa.true() if even_off else g.is_enabled)
     )
     with db.engine.connect() as link:
         row = link.execute(query).first()

@@ -117,7 +117,7 @@ def turn() -> Iterator[None]:
 
 
 def steps(
-    run_id: str, gateway: Usable, caller: Caller, *, given: TokenSet | None = None
+    run_id: str, gateway: Usable, caller: Caller, *, given: TokenSet | None = None, by: Actor
 ) -> Iterator[Step]:
     """Run what was taken, from where it stands; each step is written as it is done. Commits.
 
@@ -125,7 +125,7 @@ def steps(
     """
     done = [step for step in find(run_id).steps if step.state != "waiting"]
     with _Ending(run_id, done) as ending:
-        for step in checks.run(gateway, caller, first=len(done), given=given):
+        for step in checks.run(gateway, caller, first=len(done), given=given, by=by):
             done.append(step)
             _write(run_id, done, "running")
             yield step
@@ -191,15 +191,16 @@ def find(run_id: str, gateway_id: str | None = None) -> Kept:
     return _kept(row)
 
 
-def of_gateway(gateway_id: str) -> list[Kept]:
+def of_gateway(gateway_id: str, most: int = KEPT) -> list[Kept]:
     """The newest first."""
     query = _query().where(k.gateway_id == gateway_id).order_by(k.started_ms.desc(), k.id)
+    query = query.limit(most)
     with db.engine.connect() as link:
         return [_kept(row) for row in link.execute(query)]
 
 
 def last(gateway_id: str) -> Kept | None:
-    return next(iter(of_gateway(gateway_id)), None)
+    return next(iter(of_gateway(gateway_id, 1)), None)
 
 
 def last_good(kept: Kept) -> Kept | None:

@@ -17,14 +17,15 @@ from flask import current_app
 
 from . import access, egress, exchanges, last_sign_in
 from .access import Caller, Seen, Usable, UsableConfig
-from .db import db
+from .audit import SYSTEM, Actor
+from .db import db, recent
 from .doubts import check_scheme, clock_off, doubts_about
 from .errors import AppError, Conflict, UpstreamError, UpstreamTimeout, texts
 from .exchanges import Exchange
 from .mcp import greeting
 from .mcp.greeting import Greeting, Watched
 from .mcp.upstream import within
-from .oauth import discovery, registration, tokens, trying
+from .oauth import discovery, rediscovery, registering, registration, tokens, trying
 from .oauth.client import OAuthClient
 from .oauth.discovered import contradiction, needs_metadata
 from .oauth.discovery import DiscoveryFailed, Found
@@ -43,21 +44,23 @@ _DOUBTS = (  # of what is published, where all that is needed was typed
 )
 
 
-def run(
+def run(  # noqa: PLR0913  # who asks, and where to go on
     gateway: Usable,
     caller: Caller,
     *,
     first: int = 0,
     given: TokenSet | None = None,
     seconds: float = ALL_S,
+    by: Actor = SYSTEM,
 ) -> Iterator[Step]:
     """The steps, each as it is done. Ends after one that is "bad" (the rest is "skipped") or
     "waiting": then the caller has to connect, and a check from that step on, its number as
     `first`, goes on with their connection, or with what they were `given`.
 
-    Whoever drops it early ends it. Commits when the client was tried last.
+    Whoever drops it early ends it. Commits when the client was tried last, and a client that was
+    made because there was none: as for whoever connects first, and that may take longer.
     """
-    work = _Check(gateway, caller, given, time.monotonic() + seconds)
+    work = _Check(gateway, caller, given, time.monotonic() + seconds, by)
     for number in range(first, LAST + 1):
         step = work.step(number)
         yield step
@@ -72,9 +75,9 @@ def run(
 
 class _Check:
     def __init__(
-        self, gateway: Usable, caller: Caller, given: TokenSet | None, ends: float
+        self, gateway: Usable, caller: Caller, given: TokenSet | None, ends: float, by: Actor
     ) -> None:
-        self._gateway, self._caller, self._ends = gateway, caller, ends
+        self._gateway, self._caller, self._ends, self._by = gateway, caller, ends, by
         self._config: UsableConfig | None = gateway.config
         self._tokens = given  # got in step 4, or by who just connected; forgotten at the end
         self._asked: list[Exchange] = []
@@ -129,7 +132,8 @@ class _Check:
             check_scheme(url)
         if not self._config.is_shared:
             registration.redirect_uri(spec, self._gateway.slug)
-        if self._config.registration_id is None and needs_metadata(spec):
+        is_found = needs_metadata(spec) or self._config.found is not None
+        if self._config.registration_id is None and is_found:
             return Step(number=0, state="ok", says="It is found out as people connect.")
         us = registration.client_for(self._config.registration_id, spec).registration
         doubts = list(doubts_about(us.client_id, us.client_secret, spec.scopes or []))
@@ -231,15 +235,38 @@ class _Check:
     # -- a token -----------------------------------------------------------------------------------
 
     def _token(self) -> Step:
-        config = self._config
-        if config is None:
+        if self._config is None:
             return Step(number=4, state="skipped", says="It signs in without OAuth.")
+        config = self._known(self._config)
+        if config.registration_id is None and not config.is_shared:
+            config = self._enrolled(config)
         client = trying.client(config, self._left(), self._asked.append)
         resource = registration.resource_of(config.spec, self._gateway.url)
         if not config.is_shared:
             return self._probed(config, client, resource)
         self._tokens = client.client_credentials(scopes=config.spec.scopes, resource=resource)
         return Step(number=4, state="ok", says=f"Token received{_ends(self._tokens)}.")
+
+    def _known(self, config: UsableConfig) -> UsableConfig:
+        """The config once its provider is known and knows us, as before anybody is sent there."""
+        self._left()
+        if config.is_shared and config.registration_id is not None:
+            return config
+        rediscovery.fresh(config.id)
+        registering.ready(config.id, by=self._by)
+        recent().clear()  # some of it is written past the session
+        self._gateway = access.checkable(self._caller, self._gateway.slug)
+        if self._gateway.config is None:
+            raise Conflict("config_changed")
+        self._config = self._gateway.config
+        return self._config
+
+    def _enrolled(self, config: UsableConfig) -> UsableConfig:
+        """With a client at its provider, made as for the first who connects. Commits."""
+        registering.ready(config.id, by=SYSTEM)
+        self._gateway = access.usable(self._caller, self._gateway.slug).for_config(config.id)
+        self._config = self._gateway.config
+        return self._config or config
 
     def _probed(self, config: UsableConfig, client: OAuthClient, resource: str | None) -> Step:
         if not trying.may_probe(self._gateway.id, config.registration_id):
@@ -265,7 +292,7 @@ class _Check:
             mine = self._gateway.connection
             if mine is None or mine.state not in LIVING or not config.spec.stores:
                 return self._waiting(config, mine)
-            held = access.standing(self._caller, self._gateway.slug).held
+            held = access.standing(self._caller, self._gateway.slug, even_off=True).held
             granted = held.scopes_granted if held is not None else None
             if held is not None and held.expires_ms is not None and not held.has_refresh:
                 return self._doubt("no_refresh_token")

@@ -274,7 +274,7 @@ def keep(rig, slug) -> check_runs.Kept:
         run_id = check_runs.begin(gateways.find(slug), by=SYSTEM, user_id=None)
         db.session.commit()
         assert check_runs.take(run_id) and not check_runs.take(run_id)
-        list(check_runs.steps(run_id, access.usable(NOBODY, slug), NOBODY))
+        list(check_runs.steps(run_id, access.usable(NOBODY, slug), NOBODY, by=SYSTEM))
         return check_runs.find(run_id)
 
 
@@ -323,7 +323,7 @@ def test_a_check_that_stops_by_itself_says_whose_fault_it_is(rig, caplog):
         check_runs.take(run_id)
         broken = access.usable(NOBODY, slug)
         object.__setattr__(broken.config.spec, "scopes", 7)  # what nobody thought of
-        last = list(check_runs.steps(run_id, broken, NOBODY))[-1]
+        last = list(check_runs.steps(run_id, broken, NOBODY, by=SYSTEM))[-1]
         kept = check_runs.find(run_id)
     assert (last.state, last.code) == ("bad", "internal_error")
     assert last.says == "The check stopped by itself. This is our fault."
@@ -337,7 +337,7 @@ def test_a_reader_who_goes_ends_the_check(rig):
         run_id = check_runs.begin(gateways.find(slug), by=SYSTEM, user_id=None)
         db.session.commit()
         check_runs.take(run_id)
-        steps = check_runs.steps(run_id, access.usable(NOBODY, slug), NOBODY)
+        steps = check_runs.steps(run_id, access.usable(NOBODY, slug), NOBODY, by=SYSTEM)
         next(steps)
         steps.close()
         kept = check_runs.find(run_id)

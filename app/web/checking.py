@@ -6,6 +6,7 @@ from .. import access, check_runs
 from ..access import Caller
 from ..errors import AppError
 from ..oauth.flow import Finished
+from .auth import actor
 
 
 def go_on(caller: Caller, finished: Finished) -> None:
@@ -21,7 +22,8 @@ def go_on(caller: Caller, finished: Finished) -> None:
             return
         with check_runs.turn():
             if check_runs.take(run_id, "waiting"):
-                for _ in check_runs.steps(run_id, seen, caller, given=finished.tokens):
+                given = finished.tokens
+                for _ in check_runs.steps(run_id, seen, caller, given=given, by=actor()):
                     pass
     except AppError:  # it waits on: its page says so, and can be asked again
         return

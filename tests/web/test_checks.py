@@ -6,9 +6,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from app import gateways
+from app import gateways, health
 from app.db import db
-from app.models import CheckRun
+from app.models import CheckRun, Flow
 from tests.conftest import rows
 from tests.test_checks import CANARY, TOKEN, Rig
 from tests.upstream import Said, says, upstream
@@ -86,22 +86,64 @@ def test_where_people_sign_in_it_waits_for_the_admin_and_goes_on(rig, admin):
     going = admin.submit(f"{url}/connect", at=url)
     onward = re.search(r'href="(/oauth/connect/[^"]+)"', going.text)[1].replace("&amp;", "&")
     away = admin.get(onward).headers["Location"]
-    back = admin.get("/oauth/callback", query_string={"code": "good", "state": parse_qs(urlsplit(away).query)["state"][0]})
+    back = {"code": "good", "state": parse_qs(urlsplit(away).query)["state"][0]}
+    back = admin.get("/oauth/callback", query_string=back)
     assert (back.status_code, back.headers["Location"]) == (303, url)
     done = admin.get(url)
     assert "Ready. " in done.text and "List tools" in done.text
     assert CANARY not in done.text + json.dumps(rows(rig.app, CheckRun)[0].steps)
 
 
-def test_what_is_off_is_not_checked(rig, admin):
-    slug = rig.add(SHARED)
-    with rig.app.app_context():
+def turn_off(app, slug: str) -> None:
+    with app.app_context():
         gateways.find(slug).is_enabled = False
         db.session.commit()
-    sent = admin.submit(f"/admin/gateways/{slug}/checks", at=f"/admin/gateways/{slug}/checks")
-    assert sent.headers["Location"] == f"/admin/gateways/{slug}"
-    assert "Turn Billing on first." in admin.get(sent.headers["Location"]).text
-    assert not rig.upstream.seen
+
+
+def test_what_is_off_can_be_checked_before_it_is_turned_on(rig, admin):
+    rig.mcp = rig.wants_token
+    slug = rig.add(SHARED)
+    turn_off(rig.app, slug)
+    _, page = run(admin, slug)
+    assert "Ready. " in page.text
+    boss = script(rig.app, "boss@example.com")
+    assert boss.ask("POST", f"/{slug}/checks").get_json()["outcome"] == "ok"
+    ran = rig.app.test_cli_runner().invoke(args=["check", slug])
+    assert ran.exit_code == 0 and "Ready. " in ran.output
+
+
+def test_nobody_signs_in_to_what_is_off_for_a_check(rig, admin):
+    rig.mcp = rig.wants_token
+    rig.token = lambda seen: says({"error": "invalid_grant"}, 400)
+    slug = rig.add(CODE)
+    turn_off(rig.app, slug)
+    url, page = run(admin, slug)
+    assert "Turn it on to go on." in page.text and "Connect as" not in page.text
+    sent = admin.submit(f"{url}/connect", at=url)
+    assert (sent.status_code, sent.headers["Location"]) == (303, url)
+    assert "Turn GitHub MCP on first." in admin.get(url).text
+    assert not rows(rig.app, Flow)
+
+
+def test_the_page_of_a_gateway_tells_how_it_fared_and_offers_a_check(rig, admin):
+    rig.mcp = rig.wants_token
+    slug = rig.add(SHARED)
+    page = admin.get(f"/admin/gateways/{slug}").text
+    assert "None was run yet." in page and f'action="/admin/gateways/{slug}/checks"' in page
+    url, _ = run(admin, slug)
+    page = admin.get(f"/admin/gateways/{slug}").text
+    assert "Passed" in page and f'<a href="{url}">Ready. ' in page
+
+
+def test_since_when_a_server_is_down_stands_on_its_page_and_in_the_list(rig, admin):
+    slug = rig.add(SHARED)
+    rig.mcp = lambda seen: Said(503)
+    with rig.app.app_context():
+        list(health.steps())
+    page = admin.get(f"/admin/gateways/{slug}").text
+    assert re.search("Its server does not answer, since <time", page)
+    assert "/help/errors/upstream_error" in page
+    assert re.search("Does not answer since <time", admin.get("/admin/gateways").text)
 
 
 def test_a_form_without_its_token_runs_nothing(rig, admin):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 
 from flask import Blueprint, Response, flash, redirect, render_template, stream_template, url_for
 from flask.typing import ResponseReturnValue
@@ -41,10 +42,6 @@ WORDS = {"ok": "Passed", "warn": "Passed, with doubts", "bad": "Failed", None: "
 @bp.post("/<slug>/checks")
 @admin_only
 def create(slug: str) -> ResponseReturnValue:
-    gateway = gateways.find(slug)
-    if not gateway.is_enabled:
-        flash(f"Turn {gateway.name} on first. What is off is never called.", "warn")
-        return redirect(url_for("admin_gateways.show", slug=slug), 303)
     run_id = committed(
         lambda: check_runs.begin(gateways.find(slug), by=actor(), user_id=person().user_id)
     )
@@ -67,8 +64,8 @@ def show(slug: str, run_id: str) -> ResponseReturnValue:
     """Runs it if nobody did yet, or goes on where it waited for this person to connect."""
     gateway = gateways.find(slug)
     kept, caller = check_runs.find(run_id, gateway.id), person()
-    seen = access.usable(caller, slug) if gateway.is_enabled else None
-    if seen is not None and (kept.state == "queued" or _may_go_on(kept, seen, caller)):
+    seen = access.checkable(caller, slug)
+    if kept.state == "queued" or _may_go_on(kept, seen, caller):
         return _live(gateway, kept, seen, caller)
     return render_template("admin/gateways/check.html", **_shown(gateway, kept))
 
@@ -85,15 +82,16 @@ def report(slug: str, run_id: str) -> ResponseReturnValue:
 @admin_only
 def connect(slug: str, run_id: str) -> ResponseReturnValue:
     """To the provider with the admin's own account; the check goes on when they come back."""
-    kept = check_runs.find(run_id, gateways.find(slug).id)
-    if kept.state != "waiting" or kept.user_id != person().user_id:
+    caller, gateway = person(), gateways.find(slug)
+    kept = check_runs.find(run_id, gateway.id)
+    if kept.state != "waiting" or kept.user_id != caller.user_id:
         raise Conflict
     page = url_for(".show", slug=slug, run_id=run_id)
-
-    def begin() -> flow.Begun:
-        seen = access.usable(person(), slug)
-        return flow.begin(person(), seen, purpose="check", return_to=page, by=actor())
-
+    if not gateway.is_enabled:
+        flash(f"Turn {gateway.name} on first. Nobody signs in to what is off.", "warn")
+        return redirect(page, 303)
+    seen = flow.prepare(caller, access.usable(caller, slug), by=actor())
+    begin = partial(flow.begin, caller, seen, purpose="check", return_to=page, by=actor())
     return stop_over(committed(begin))
 
 
@@ -112,13 +110,13 @@ def _live(gateway: Gateway, kept: Kept, seen: Usable, caller: Caller) -> AnyResp
         held.close()
         return redirect(url_for(".show", slug=gateway.slug, run_id=kept.id), 303)
     generate_csrf()  # into the cookie, before the first byte is out
-    shown = _shown(gateway, kept) | {"is_live": True}
+    shown, by = _shown(gateway, kept) | {"is_live": True}, actor()
     before = [step for step in kept.steps if step.state != "waiting"]
     db.session.expunge_all()  # each step ends the transaction that these rows were read in
     reply = Response(
         stream_template(
             "admin/gateways/check.html",
-            **shown | {"steps": _with(before, check_runs.steps(kept.id, seen, caller))},
+            **shown | {"steps": _with(before, check_runs.steps(kept.id, seen, caller, by=by))},
             verdict_of=lambda: check_runs.find(kept.id),
         ),
         mimetype="text/html",

@@ -20,12 +20,12 @@ def create(slug: str) -> ResponseReturnValue:
     """Runs it, which takes 20 seconds at most, and answers with all steps."""
     caller = _admin("api:write")
     gateway = _find(slug, caller)
-    seen = access.usable(caller, slug)
+    seen = access.checkable(caller, slug)
     with check_runs.turn():
         run_id = check_runs.begin(gateway, by=auth.actor(), user_id=caller.user_id)
         db.session.commit()
         check_runs.take(run_id)
-        for _ in check_runs.steps(run_id, seen, caller):
+        for _ in check_runs.steps(run_id, seen, caller, by=auth.actor()):
             pass
     kept = check_runs.find(run_id)
     return jsonify(kept.as_json()), 201, {"Location": f"{bp.url_prefix}/{slug}/checks/{run_id}"}
