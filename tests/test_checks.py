@@ -17,10 +17,12 @@ from app.errors import Busy
 from app.models import CheckRun, ClientRegistration
 from app.steps import KEYS, Step
 from tests.conftest import rows
+from tests.oauth.published import published
+from tests.oauth.test_registering import CLIENT, answers, automatic
 from tests.upstream import Said, dual, legacy, modern, result, says, upstream
 from tests.web.registry import CODE, SHARED, add
 
-__all__ = ["upstream"]  # the fixture
+__all__ = ["published", "upstream"]  # the fixtures
 
 CANARY = "canary-7f3a"
 NOBODY = Caller("", "command line", is_admin=True)
@@ -133,6 +135,41 @@ def test_no_made_up_code_goes_out_where_an_admin_does_not_want_it(rig):
     steps = rig.run(slug)
     assert steps[4].state == "ok" and "does not want it" in steps[4].says
     assert not [seen for seen in rig.asked("/token") if b"grant_type" in seen.body]
+
+
+# -- a client that is not there yet ----------------------------------------------------------------
+
+
+def test_a_client_is_made_where_there_is_none_as_for_who_connects_first(app, published):
+    server, provider = published()
+    provider.pages["/token"] = lambda seen: says({"error": "invalid_grant"}, 400)
+    asked = answers(provider, CLIENT)
+    with app.app_context():
+        automatic(server)
+        steps = list(checks.run(access.checkable(NOBODY, "acme"), NOBODY))
+        again = list(checks.run(access.checkable(NOBODY, "acme"), NOBODY))
+    assert states(steps) == ["ok"] * 5 + ["waiting"], [step.says for step in steps]
+    assert steps[4].says == "The client is accepted." and states(again) == states(steps)
+    assert len(asked) == 1 and "canary-" not in json.dumps([step.as_json() for step in steps])
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"registration_endpoint": ...}, "client_needed"),
+        ({}, "registration_refused"),
+    ],
+)
+def test_where_no_client_is_made_an_admin_is_told_to_enter_one(app, published, changes, code):
+    server, provider = published()
+    provider.publish(**changes)
+    answers(provider, says({"error": "access_denied"}, 403))
+    with app.app_context():
+        automatic(server)
+        steps = list(checks.run(access.checkable(NOBODY, "acme"), NOBODY))
+    assert (steps[4].state, steps[4].code, steps[4].e) == ("bad", code, "E19")
+    assert steps[4].next.label == "Enter the client ID"
+    assert steps[4].next.link == "/admin/gateways/acme/edit#client_id"
 
 
 # -- what stands in the way ------------------------------------------------------------------------
