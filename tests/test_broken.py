@@ -20,7 +20,7 @@ from tests.broken import BROKEN
 from tests.conftest import Browser, rows
 from tests.oauth import acme
 from tests.test_checks import CANARY, TOKEN, Rig
-from tests.upstream import Upstream, says, upstream
+from tests.upstream import Said, Upstream, says, upstream
 from tests.web.registry import CODE, SHARED, add
 
 __all__ = ["upstream"]  # the fixture
@@ -216,6 +216,48 @@ def test_q14_e20_a_secret_that_does_not_open_is_told(rig, admin):
         db.session.execute(damaged)
         db.session.commit()
     assert_stops(rig, slug, 0, "E20", "secret_unreadable", admin)
+
+
+def test_q14_e19_a_provider_that_registers_nobody_is_told(rig, admin):
+    """It publishes where to register, and refuses. Added from its URL alone."""
+    registers(rig, says({"error": "access_denied"}, 403))
+    add_url = ["gateways", "add", "--url", f"{rig.origin}/mcp", "--name", "Closed"]
+    assert rig.app.test_cli_runner().invoke(args=add_url).exit_code == 0
+    assert_stops(rig, "closed", 4, "E19", "registration_refused", admin)
+    page = admin.submit("/oauth/connect/closed", at="/me")
+    assert page.status_code == 409 and heading("registration_refused") in page.text
+
+
+def test_a_client_that_is_made_as_people_connect_is_made_for_a_check(rig):
+    registers(rig, says({"client_id": "made-1", "token_endpoint_auth_method": "none"}, 201))
+    add_url = ["gateways", "add", "--url", f"{rig.origin}/mcp", "--name", "Ready"]
+    rig.app.test_cli_runner().invoke(args=add_url)
+    ran = rig.app.test_cli_runner().invoke(args=["check", "ready"])
+    assert "ok      4 Get a token: The client is accepted." in ran.output, ran.output
+    assert ran.exit_code == 0 and len(rig.asked("/register")) == 1
+
+
+def registers(rig, answer) -> None:
+    """The server publishes its provider, which answers so to who wants to register."""
+    origin = rig.origin
+    provider = {
+        "issuer": origin,
+        "authorization_endpoint": f"{origin}/authorize",
+        "token_endpoint": f"{origin}/token",
+        "registration_endpoint": f"{origin}/register",
+        "code_challenge_methods_supported": ["S256"],
+        "response_types_supported": ["code"],
+        "token_endpoint_auth_methods_supported": ["none"],
+    }
+    server = {"resource": f"{origin}/mcp", "authorization_servers": [origin]}
+    pages = {
+        "/.well-known/oauth-protected-resource/mcp": says(server),
+        "/.well-known/oauth-authorization-server": says(provider),
+        "/register": answer,
+        "/token": says({"error": "invalid_grant"}, 400),
+    }
+    refused = Said(401, headers={"WWW-Authenticate": "Bearer"})
+    rig.upstream.script = lambda seen: pages.get(seen.path, refused)
 
 
 def assert_stops(rig, slug, number, e, code, admin) -> None:
