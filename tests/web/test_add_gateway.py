@@ -3,7 +3,10 @@
 import re
 from urllib.parse import parse_qs, urlsplit
 
+from app import cleanup, drafts, people
+from app.db import db
 from app.models import ClientRegistration, Flow, Gateway, GatewayDraft, OAuthConfig
+from app.oauth import templates
 from tests.conftest import person, rows
 from tests.oauth.published import published
 from tests.upstream import says
@@ -202,3 +205,29 @@ def test_the_page_of_a_gateway_says_what_was_found(admin, published):
     assert f"Sign-in at <code>{provider.issuer}</code>" in page and "PKCE is offered" in page
     assert "read, write, offline_access" in page and "registered with the first sign-in" in page
     assert "None</code>" not in page and "<code></code>" not in page
+
+
+def test_a_template_asks_for_what_only_an_admin_knows_and_fills_in_the_rest(app, admin):
+    asked = admin.get("/admin/gateways/new?template=auth0").text
+    assert "Continue" in asked and 'name="template" value="auth0"' in asked
+    template = templates.find("github")
+    url = f"/admin/gateways/new?template={template.id}"
+    shown = drawn(admin.get(url))
+    assert shown["name"] == template.name and shown["keep_people"]
+    given = {"client_id": "app-1", "client_secret": "s", "url": "https://mcp.example.com/mcp"}
+    saved = send(admin, url, **given)
+    assert saved.status_code == 303, saved.text
+    settings = rows(app, OAuthConfig)[0].settings
+    assert settings["token_url"] == template.config["token_url"]
+
+
+def test_drafts_that_nobody_kept_go_after_a_day(app, admin):
+    with app.app_context():
+        admin_id = people.named("admin@example.com").id
+        old, kept, new = (drafts.begin(admin_id, {"name": name}) for name in "abc")
+        drafts.keep(kept, {"name": "b"}, user_id=admin_id)
+        for one in (old, kept):
+            db.session.get_one(GatewayDraft, one).updated_ms -= cleanup.DAY_MS + 1000
+        db.session.commit()
+        assert sum(count.get("drafts", 0) for count in cleanup.flows()) == 1
+    assert {row.id for row in rows(app, GatewayDraft)} == {kept, new}

@@ -217,7 +217,13 @@ _PATHS: Schema = {
         )
         | {"parameters": [_parameter("page", "query", "integer")]},
         "post": _operation(
-            "Add a gateway", {"201": _json(_ref("Gateway"), "It was added.")}, "GatewaySpec"
+            "Add a gateway; a url alone is enough, how people sign in is asked of the server",
+            {
+                "201": _json(_ref("Gateway"), "It was added; found and notices say how."),
+                "409": _json(_ref("Error"), "The provider registers nobody: client_needed."),
+                "502": _json(_ref("Error"), "The server or its provider could not be asked."),
+            },
+            "GatewaySpec",
         ),
     },
     "/api/v1/gateways/{slug}": {
