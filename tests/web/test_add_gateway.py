@@ -83,6 +83,7 @@ def test_a_pasted_url_needs_no_other_field(app, admin, published):
     page = admin.get(second).text
     assert f"This server uses OAuth at <strong>{there}</strong>" in page
     assert "registers us by itself. Nothing to fill in." in page
+    assert f"People will be sent to {there}. Go on only if you trust it." in page
     saved = send(admin, second)
     assert saved.status_code == 303, saved.text
     assert re.search(r"/admin/gateways/[^/]+/checks/", saved.headers["Location"])
