@@ -333,13 +333,11 @@ class OAuthConfigSpec(Spec):
 
     @field_validator("client_private_key")
     @classmethod
-    def _key_for_its_method(
-        cls, value: SecretStr | None, info: ValidationInfo
-    ) -> SecretStr | None:
+    def _key_for_its_method(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         is_wanted = info.data.get("token_endpoint_auth_method") == "private_key_jwt"
         if is_wanted and info.context is not None and not _is_there(value):
             raise ValueError("Paste a private key, or let one be made.")
-        return value
+        return _of_a_client(value, info)
 
     @field_validator("assertion_alg")
     @classmethod
@@ -355,7 +353,7 @@ class OAuthConfigSpec(Spec):
         cls, value: SecretStr | None, info: ValidationInfo
     ) -> SecretStr | None:
         if info.context is None or _is_there(value):
-            return value
+            return _of_a_client(value, info)
         method, grant = info.data.get("token_endpoint_auth_method"), info.data.get("grant_type")
         if method in ("basic", "post"):
             raise ValueError("Enter the client secret, or choose another way to show who we are.")
@@ -380,6 +378,15 @@ class OAuthConfigSpec(Spec):
         """What `OAuthConfig.settings` holds: all that has no column of its own, as JSON."""
         hidden = {"client_id", "client_secret", "client_private_key", "trusts_shared_callback"}
         return self.model_dump(mode="json", exclude=hidden | {"template", "template_version"})
+
+
+def _of_a_client(secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    """Without a client ID it would be stored nowhere. One shared account has one in any case."""
+    is_code = info.data.get("grant_type") == "authorization_code"
+    is_stray = is_code and info.data.get("client_id", "") is None  # a wrong one is said already
+    if is_stray and typed(secret) is not None and info.context is not None:
+        raise ValueError("Enter the client ID that it belongs to, too.")
+    return secret
 
 
 _BOTH = ("authorization_code", "client_credentials")

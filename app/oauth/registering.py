@@ -39,7 +39,7 @@ WAIT_S = 0.1  # between two looks at what another process is making
 PAUSE_S = 60  # after a refusal, for all nodes
 HOUR_MS = 3_600_000  # between two clients at one issuer that nobody pressed a button for
 SOON_MS = 24 * HOUR_MS  # before its end a secret is replaced
-DOCUMENT = "/oauth/client-metadata.json"
+DOCUMENT, KEYS = "/oauth/client-metadata.json", "/oauth/jwks.json"
 _NO_SYNC = {"synchronize_session": False}
 r = ClientRegistration
 log = logging.getLogger(__name__)
@@ -144,6 +144,11 @@ def document_url() -> str:
     """Where our client id metadata document stands, and so what our client id is there."""
     given: str = current_app.config["OAUTH_CLIENT_METADATA_URL"]
     return given or f"{current_app.config['PUBLIC_URL']}{DOCUMENT}"
+
+
+def keys_url() -> str:
+    """Where providers read the public part of what we sign with."""
+    return f"{current_app.config['PUBLIC_URL']}{KEYS}"
 
 
 def document() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from app.models import (
     Gateway,
     OAuthConfig,
 )
+from app.oauth import signing
 from app.secretbox import box, cell
 from tests.conftest import PASSWORD, rows
 from tests.web.registry import (
@@ -292,11 +293,16 @@ def test_another_grant_or_type_by_the_form(app, admin):
 # -- secrets ---------------------------------------------------------------------------------------
 
 
-def opened(app) -> str | None:
+def opened(app, column: str = "client_secret_sealed") -> str | None:
     with app.app_context():
         [client] = db.session.scalars(sa.select(ClientRegistration))
-        where = cell(client, "client_secret_sealed")
-        return client.client_secret_sealed and box().open(client.client_secret_sealed, where=where)
+        sealed = getattr(client, column)
+        return sealed and box().open(sealed, where=cell(client, column))
+
+
+def kid_of(app) -> str | None:
+    with app.app_context():
+        return db.session.scalars(sa.select(ClientRegistration.key_id)).one()
 
 
 def test_a_secret_is_typed_anew_or_removed_by_a_tick(app, admin):
@@ -310,6 +316,51 @@ def test_a_secret_is_typed_anew_or_removed_by_a_tick(app, admin):
     send(admin, url, remove_client_secret="y")
     assert opened(app) is None
     assert "remove_client_secret" not in admin.get(url).text
+
+
+def test_a_key_is_pasted_made_or_removed_and_never_shown(app, admin):
+    """Its public part, and where providers read it, stand on the gateway's page."""
+    pem = signing.generate("ES256")
+    typed = TYPED["code"] | {
+        "client_secret": "",
+        "token_endpoint_auth_method": "private_key_jwt",
+        "assertion_audience": "token_url",
+    }
+    failed = send(admin, NEW, name="GitHub MCP", url="ftp://x", client_private_key=pem, **typed)
+    assert errors(failed)["client_private_key"] == "Enter the secret again."
+    assert pem.splitlines()[1] not in failed.text
+    made = send(admin, NEW, name="GitHub MCP", url=CODE["url"], client_private_key=pem, **typed)
+    assert made.status_code == 303, made.text
+    assert opened(app, "private_key_sealed") == pem.strip()
+    record = record_of(app, "github-mcp")["oauth_config"]
+    assert (record["client_private_key"], record["assertion_audience"]) == ("set", "token_url")
+
+    shown, kid = admin.get("/admin/gateways/github-mcp").text, kid_of(app)
+    assert "https://gw.test/oauth/jwks.json" in shown and kid in shown
+    [published] = app.test_client().get("/oauth/jwks.json", base_url="https://gw.test").json["keys"]
+    assert published["kid"] == kid
+    url = "/admin/gateways/github-mcp/edit"
+    form = admin.get(url).text
+    assert "A key is saved." in form and "PRIVATE KEY" not in form + shown
+    assert send(admin, url, description="kept").status_code == 303
+    assert opened(app, "private_key_sealed") == pem.strip()
+
+    assert send(admin, url, assertion_alg="PS256", make_private_key="y").status_code == 303
+    assert kid_of(app) != kid and record_of(app, "github-mcp")["oauth_config"]["assertion_alg"]
+    assert send(admin, url, assertion_alg="ES256", client_private_key=pem).status_code == 303
+    assert kid_of(app) == kid
+    both = send(admin, url, client_private_key=pem, make_private_key="y")
+    assert errors(both)["client_private_key"] == "Paste a key, or have one made: not both."
+    gone = {"remove_private_key": "y", "token_endpoint_auth_method": "none"}
+    assert send(admin, url, **gone).status_code == 303
+    assert opened(app, "private_key_sealed") is None
+    assert "oauth/jwks.json" not in admin.get("/admin/gateways/github-mcp").text
+
+
+def test_a_secret_without_a_client_id_is_not_dropped_in_silence(app, admin):
+    page = send(admin, NEW, name="A", url="https://a.test/", **TYPED["code"] | {"client_id": ""})
+    assert errors(page)["client_secret"] == "Enter the client ID that it belongs to, too."
+    assert not rows(app, Gateway)
 
 
 def test_headers_are_kept_by_name_and_go_with_their_line(app, admin):

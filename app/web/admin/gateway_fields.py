@@ -32,6 +32,12 @@ METHODS = {
     "basic": "In a header (client_secret_basic)",
     "post": "In the body (client_secret_post)",
     "none": "No secret (public client)",
+    "private_key_jwt": "Signed with a private key (private_key_jwt)",
+}
+ALGORITHMS = {
+    "ES256": "ES256, with an EC key on the curve P-256",
+    "RS256": "RS256, with an RSA key",
+    "PS256": "PS256, with an RSA key",
 }
 PKCE = {
     "required": "Required",
@@ -41,12 +47,12 @@ PKCE = {
 
 RARE = (  # fields of oauth.md 1.1 that few providers need: typed as JSON
     *("refresh_url", "revocation_style", "revocation_ends_all", "userinfo_url", "account_path"),
-    *("scope_separator", "scope_param", "offline", "assertion_audience", "assertion_alg"),
-    *("client_id_in_body", "token_request_format", "reply", "lifetime"),
+    *("scope_separator", "scope_param", "offline", "client_id_in_body"),
+    *("token_request_format", "reply", "lifetime"),
 )
 PLAIN = (  # of oauth_config, drawn as text or a choice
     *("grant_type", "client_id", "authorization_url", "token_url", "revocation_url"),
-    *("issuer", "audience"),
+    *("issuer", "audience", "assertion_alg", "assertion_audience"),
     *("resource", "token_endpoint_auth_method", "pkce"),
 )
 OFFERED: dict[str, str | bool] = {  # to a new gateway, and to one that changes its type
@@ -58,6 +64,8 @@ OFFERED: dict[str, str | bool] = {  # to a new gateway, and to one that changes 
     "keep_shared": False,
     "token_endpoint_auth_method": "auto",
     "pkce": "required",
+    "assertion_alg": "ES256",
+    "assertion_audience": "issuer",
 }
 
 

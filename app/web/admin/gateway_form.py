@@ -26,6 +26,7 @@ from wtforms import TextAreaField as Area
 from ... import specs, strict_json
 from ...errors import Invalid
 from ...oauth import sharing
+from ...oauth.signing import GENERATE
 from ...specs import SET, GatewaySpec
 from ..forms import Asking
 from . import gateway_fields as fields
@@ -34,6 +35,7 @@ SECRET_OF = {  # the authentication type -> the field of its secret
     **{"basic": "password", "bearer": "bearer_token", "headers": "headers"},
     "oauth": "client_secret",
 }
+_PASTED = {"client_key": "", "client_private_key": "oauth"}  # -> the only type that has it
 _CODE_ONLY = {"authorization_url", "pkce", "own_redirect", "extra_authorize_params", "keep_people"}
 _CODE_ONLY |= {"auto_refresh", "keep_alive", "refresh_threshold_seconds", "trusts_shared_callback"}
 _DRAWN_AT = {"redirect_uri": "own_redirect", "store_tokens": "keep_people", "basic": "username"}
@@ -80,8 +82,15 @@ class GatewayForm(Asking):
     keep_shared = BooleanField("Keep the shared token until it ends")
     refresh_threshold_seconds = StringField("Refresh this many seconds before the end")
     token_endpoint_auth_method = SelectField(
-        "How the secret is sent", choices=fields.choices(fields.METHODS), validate_choice=False
+        "How we show who we are", choices=fields.choices(fields.METHODS), validate_choice=False
     )
+    client_private_key = Area("Private key to sign with")
+    make_private_key = BooleanField("Make a key for me")
+    remove_private_key = BooleanField("Remove the stored key")
+    assertion_alg = SelectField(
+        "Algorithm", choices=fields.choices(fields.ALGORITHMS), validate_choice=False
+    )
+    assertion_audience = StringField("Audience of what is signed")
     issuer = StringField("Issuer")
     audience = StringField("Audience")
     resource = StringField("Resource")
@@ -141,7 +150,8 @@ class GatewayForm(Asking):
 
     def _forget_secrets(self) -> None:
         """What is not sent back, nor kept in a draft."""
-        for name in ("client_key", "password", "bearer_token", "client_secret", "own_password"):
+        typed = ("password", "bearer_token", "client_secret", "own_password")
+        for name in (*typed, *_PASTED):
             self[name].data = ""
         for pasted in (self.ca_pem, self.client_cert_pem):
             pasted.data = "" if "PRIVATE KEY" in (pasted.data or "") else pasted.data
@@ -170,8 +180,9 @@ class GatewayForm(Asking):
         name = SECRET_OF.get(self.auth_type.data or "")
         values = [line.partition(":")[2].strip() for line in fields.lines(self.headers.data)]
         is_typed = any(values) if name == "headers" else bool(name and self[name].data)
-        key = ["client_key"] if fields.unify(self.client_key.data) else []
-        return [*([name] if name and is_typed else []), *key]
+        here = ("", self.auth_type.data)
+        keys = [one for one, of in _PASTED.items() if of in here and fields.unify(self[one].data)]
+        return [*([name] if name and is_typed else []), *keys]
 
     @property
     def stored_meanwhile(self) -> list[tuple[str, str]]:
@@ -186,6 +197,14 @@ class GatewayForm(Asking):
         """Something stands in that part, or is wrong with it."""
         names = ("ca_pem", "client_cert_pem", "client_key")
         return any(self[name].data or self[name].errors for name in names)
+
+    @property
+    def has_own_key(self) -> bool:
+        """What we sign with is chosen, asked for, or something is wrong with it."""
+        names = ("client_private_key", "make_private_key", "assertion_alg", "assertion_audience")
+        is_chosen = self.token_endpoint_auth_method.data == "private_key_jwt"
+        is_wanted = is_chosen or bool(self.make_private_key.data)
+        return is_wanted or any(self[name].errors for name in names)
 
     @property
     def has_hidden_errors(self) -> bool:
@@ -248,6 +267,7 @@ class GatewayForm(Asking):
         skipped = set() if is_code else _CODE_ONLY
         patch = self._texts(tuple(name for name in fields.PLAIN if name not in skipped))
         patch["client_secret"] = None if self._removes_secret() else self.client_secret.data or ""
+        patch["client_private_key"] = self._key(wrong)
         if self._changed("scopes"):
             patch["scopes"] = self.scopes.data or None
         if is_code:
@@ -283,6 +303,14 @@ class GatewayForm(Asking):
 
     def _removes_secret(self) -> bool:
         return bool(self.remove_client_secret.data and not self.client_secret.data)
+
+    def _key(self, wrong: dict[str, str]) -> str | None:
+        pasted = fields.unify(self.client_private_key.data) or ""
+        if pasted and self.make_private_key.data:
+            wrong["client_private_key"] = "Paste a key, or have one made: not both."
+        if self.make_private_key.data:
+            return GENERATE
+        return None if self.remove_private_key.data and not pasted else pasted
 
     def _stored(self, name: str, otherwise: Any) -> Any:
         return self.record.get("oauth_config", {}).get(name) or otherwise

@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 from ... import aftermath, certificates, check_runs, drafts, gateways, overview, proposals
 from ...errors import AppError, texts
 from ...models import Gateway
-from ...oauth import moves, templates
+from ...oauth import moves, registering, templates
 from ...oauth.discovered import Discovered
 from ...oauth.registration import callback_uri
 from ...overview import Row
@@ -100,6 +100,7 @@ def show(slug: str) -> ResponseReturnValue:
         waiting=_waiting(gateway),
         last_check=check_runs.last(gateway.id),
         found=found_of(gateway),
+        jwks=registering.keys_url(),
         own_ca=certificates.facts(gateway.ca_pem or ""),
         own_certificate=certificates.facts(gateway.client_cert_pem or "")[:1],
     )
