@@ -21,6 +21,12 @@ def living(gateway: Gateway) -> int:
     return _count(Connection, *of_people, Connection.state.in_(LIVING))
 
 
+def living_of(config: OAuthConfig) -> int:
+    """The same, to one of its OAuth configs."""
+    of_people = (Connection.oauth_config_id == config.id, Connection.user_id.is_not(None))
+    return _count(Connection, *of_people, Connection.state.in_(LIVING))
+
+
 def settle(gateway: Gateway, edit: Edit, *, by: Actor) -> int:
     """Before the edit is written: tokens go back to where they came from. How many people are
     signed out by it.

@@ -83,7 +83,7 @@ def update(
     edit = _edit(gateway, spec, found)
     if not edit.fields:
         return 0
-    _claim(gateway)
+    claim(gateway)
     signed_out = aftermath.settle(gateway, edit, by=by)
     _write(gateway, spec, found)
     aftermath.follow(gateway)
@@ -93,7 +93,7 @@ def update(
     return signed_out
 
 
-def _claim(gateway: Gateway) -> None:
+def claim(gateway: Gateway) -> None:
     """From here no other edit and no consent comes between. Raises Conflict if one did already.
 
     What an edit means was judged by the row as it was read.
@@ -215,7 +215,7 @@ def switch(gateway: Gateway, on: bool, *, by: Actor) -> None:
 
 def delete(gateway: Gateway, *, by: Actor) -> None:
     """With its OAuth configs, connections, tokens and secrets."""
-    _claim(gateway)
+    claim(gateway)
     _record(by, "gateway.deleted", gateway, **asdict(aftermath.goes(gateway)))
     for config in list(gateway.oauth_configs):
         aftermath.remove(gateway, config)

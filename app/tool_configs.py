@@ -46,23 +46,38 @@ def whole(gateway: Gateway) -> dict[str, Any]:
 def replace(gateway: Gateway, given: Any, *, by: Actor) -> None:
     """These, by name and in this order, instead of what is there. The caller commits.
 
-    A secret that is not named stays, and has to be typed again where it would go somewhere else.
-    Connections of what is left out are ended, here and at their provider. Raises Invalid.
+    A secret that is not named stays, null removes it, and it has to be typed again where it would
+    go somewhere else. Connections of what is left out are ended, here and at their provider.
+    Raises Invalid, and Conflict if another edit came between.
     """
-    default, entries = gateway.oauth_config, _entries(given)
-    if not entries and not further(gateway):
-        return
-    if default is None or gateway.auth_type != "oauth":
-        raise Invalid({FIELD: "Only a gateway with OAuth can have further OAuth configs."})
-    plans = _plans(gateway, default, entries)
+    plans = _planned(gateway, given)
     kept = [plan.held for plan in plans]
+    if kept == further(gateway) and not any(plan.fields for plan in plans):
+        return
+    gateways.claim(gateway)
     for config in further(gateway):
         if config not in kept:
             aftermath.remove(gateway, config)
             _note(by, "tool_config.removed", gateway, config.name)
     for at, plan in enumerate(plans, start=1):
-        _write(gateway, default, plan, at, by=by)
+        _write(gateway, plan, at, by=by)
     db.session.flush()
+
+
+def signed_out_by(gateway: Gateway, given: Any) -> int:
+    """How many people's sign-ins `replace` would end. Changes nothing. Raises Invalid."""
+    plans = _planned(gateway, given)
+    kept = [plan.held for plan in plans if plan.held is not None and not plan.edit.signs_out]
+    return sum(aftermath.living_of(one) for one in further(gateway) if one not in kept)
+
+
+def _planned(gateway: Gateway, given: Any) -> list[Plan]:
+    default, entries = gateway.oauth_config, _entries(given)
+    if not entries:
+        return []
+    if default is None or gateway.auth_type != "oauth":
+        raise Invalid({FIELD: "Only a gateway with OAuth can have further OAuth configs."})
+    return _plans(gateway, default, entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +87,20 @@ class Plan:
     held: OAuthConfig | None
     spec: ToolConfigSpec
     edit: edits.Edit
+    default: OAuthConfig
     shares: bool  # the default's client
+
+    @property
+    def patterns(self) -> list[dict[str, str]]:
+        return [one.model_dump() for one in self.spec.tool_patterns]
+
+    @property
+    def fields(self) -> list[str]:
+        """What changes."""
+        if self.held is None:
+            return ["name"]
+        is_new = self.held.tool_patterns != self.patterns
+        return [*self.edit.fields, *(["tool_patterns"] if is_new else [])]
 
 
 def _plans(gateway: Gateway, default: OAuthConfig, entries: list[Mapping[str, Any]]) -> list[Plan]:
@@ -115,7 +143,9 @@ def _read(
     if shares:
         data |= _of_default(default, data)
     elif held is not None and has_own_client(held):
-        data = {**_kept(held), **{k: v for k, v in data.items() if not _is_blank(k, v)}}
+        kept = _kept(held)
+        gone = {name: None for name in kept if name in entry and entry[name] is None}
+        data = {**kept, **{k: v for k, v in data.items() if not _is_blank(k, v)}, **gone}
     is_elsewhere = data.get("token_url") not in (None, "", default.settings.get("token_url"))
     inherited = {k: v for k, v in default.settings.items() if k not in _OF_NONE and v is not None}
     if is_elsewhere:
@@ -131,7 +161,7 @@ def _read(
     asks = {path.removeprefix("oauth_config."): text for path, text in edit.asks.items()}
     if asks and not shares:
         raise Invalid(asks)
-    return Plan(held, spec, edit, shares)
+    return Plan(held, spec, edit, default, shares)
 
 
 def _is_blank(name: str, value: Any) -> bool:
@@ -177,6 +207,7 @@ def _as_gateway(gateway: Gateway, config: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(config: OAuthConfig) -> dict[str, Any]:
     """With the client that it uses, its own or not."""
     shown, client = dict(config.settings), config.registration
+    shown["trusts_shared_callback"] = config.trusts_shared_callback
     if client is not None:
         shown["client_id"] = client.client_id
         shown |= {name: SET for name in _SECRETS if getattr(client, _COLUMN[name])}
@@ -186,6 +217,7 @@ def _plain(config: OAuthConfig) -> dict[str, Any]:
 def _record(config: OAuthConfig) -> dict[str, Any]:
     spec, client = OAuthConfigSpec.model_validate(config.settings), config.registration
     shown = {"name": config.name, "tool_patterns": config.tool_patterns} | spec.settings()
+    shown["trusts_shared_callback"] = config.trusts_shared_callback
     if client is not None and has_own_client(config):
         shown["client_id"] = client.client_id
         for name in _SECRETS:
@@ -196,20 +228,17 @@ def _record(config: OAuthConfig) -> dict[str, Any]:
     return shown
 
 
-def _write(gateway: Gateway, default: OAuthConfig, plan: Plan, position: int, *, by: Actor) -> None:
-    config, spec, edit = plan.held, plan.spec, plan.edit
-    patterns = [one.model_dump() for one in spec.tool_patterns]
-    fields = list(edit.fields) if config is not None else []
+def _write(gateway: Gateway, plan: Plan, position: int, *, by: Actor) -> None:
+    config, spec, default = plan.held, plan.spec, plan.default
     if config is None:
         config = OAuthConfig(is_default=False, config_version=1, name=spec.name)
         gateway.oauth_configs.append(config)
         _note(by, "tool_config.added", gateway, spec.name)
     else:
-        fields += ["tool_patterns"] if config.tool_patterns != patterns else []
-        aftermath.settle_one(gateway, config, edit, by=by)
-        if fields:
-            _note(by, "tool_config.changed", gateway, spec.name, fields=fields)
-    config.position, config.tool_patterns = position, patterns
+        aftermath.settle_one(gateway, config, plan.edit, by=by)
+        if plan.fields:
+            _note(by, "tool_config.changed", gateway, spec.name, fields=plan.fields)
+    config.position, config.tool_patterns = position, plan.patterns
     config.settings, config.grant_type = spec.settings(), spec.grant_type
     config.issuer, config.token_url = spec.issuer, spec.token_url
     config.trusts_shared_callback = spec.trusts_shared_callback

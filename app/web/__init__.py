@@ -20,6 +20,7 @@ from . import (
 from .admin import activity, adding, checks, clients, connected, moved, settings, users
 from .admin import gateways as admin_gateways
 from .admin import templates as admin_templates
+from .admin import tool_configs as admin_tool_configs
 from .api import activity as api_activity
 from .api import checks as api_checks
 from .api import connections as api_connections
@@ -51,11 +52,12 @@ def register(app: Flask) -> None:
     app.register_blueprint(try_it.bp)
     app.register_blueprint(adding.bp)
     app.register_blueprint(admin_gateways.bp)
-    app.register_blueprint(checks.bp)
     app.register_blueprint(connected.bp)
     app.register_blueprint(clients.bp)
-    app.register_blueprint(moved.bp)
+    app.register_blueprint(checks.bp)
     app.register_blueprint(admin_templates.bp)
+    app.register_blueprint(admin_tool_configs.bp)
+    app.register_blueprint(moved.bp)
     app.register_blueprint(api_gateways.bp)
     app.register_blueprint(api_checks.bp)
     app.register_blueprint(api_connections.bp)
