@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 
 import pytest
@@ -10,6 +12,7 @@ from demo.person import Person
 from tests.e2e.gateway import PASSWORD
 
 EMAIL = "admin@example.com"
+LINK = re.compile(r"http://[^\s\"\\]+/connections/rig\?ask=[\w.-]+")
 MODES = ("auto", "legacy")
 TOOLS = {
     "oidc": ("whoami", "{}", "alice"),
@@ -36,6 +39,11 @@ def signed_in(page, node) -> None:
     page.context.add_cookies([{"name": k.name, "value": k.value, "url": node.url} for k in jar])
 
 
+def pressed(page, button: str) -> None:
+    with page.expect_navigation(wait_until="commit"):
+        page.get_by_role("button", name=button).click()
+
+
 def allowed(page, node) -> None:
     """The provider's own pages, where it has some."""
     while not page.url.startswith(f"{node.url}/connections/"):
@@ -58,7 +66,7 @@ def test_a_url_and_one_press_of_connect_serve_clients_of_both_eras(
     node.flask("gateways", "add", "--url", server.url, "--name", "Rig")
     signed_in(page, node)
     page.goto(f"{node.url}/connections")
-    page.get_by_role("button", name="Connect").click()
+    pressed(page, "Connect")
     allowed(page, node)
     assert "Rig is connected" in page.inner_text("main")
     tool, arguments, answer = TOOLS[request.node.callspec.params["server"]]
@@ -66,3 +74,24 @@ def test_a_url_and_one_press_of_connect_serve_clients_of_both_eras(
     for mode in MODES:
         said = probe(f"{node.url}/mcp/rig", tool, arguments, token=token, mode=mode)
         assert answer in said["text"]
+
+
+@pytest.mark.parametrize("server", TOOLS, indirect=True, ids=str)
+def test_where_tokens_are_not_kept_each_call_of_both_eras_asks_and_runs(
+    request, server, gateway_server, page, probe
+):
+    node = gateway_server()
+    node.admin()
+    node.flask("gateways", "add", "--url", server.url, "--name", "Rig", "--no-keep")
+    signed_in(page, node)
+    tool, arguments, answer = TOOLS[request.node.callspec.params["server"]]
+    token = node.token()
+    for mode in MODES:
+        call = functools.partial(probe, f"{node.url}/mcp/rig", tool, arguments, token=token)
+        asked = json.dumps(call(mode=mode))
+        assert answer not in asked
+        page.goto(LINK.search(asked)[0])
+        pressed(page, "Sign in and run it")
+        allowed(page, node)
+        assert answer in page.inner_text("main")
+        assert answer in call(mode=mode)["text"]
