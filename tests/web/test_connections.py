@@ -112,6 +112,26 @@ def test_a_renewal_whose_answer_was_lost_says_when_it_is_tried_again(app, alice)
     assert "You need not come back" in text_of(alice.get("/connections/acme"))
 
 
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("grant_ended", "Your sign-in has ended The provider withdrew it: password change"),
+        ("interaction_required", "The provider wants you to sign in again It no longer lets us"),
+        ("secret_unreadable", "A stored secret cannot be read The encryption key changed"),
+        ("expired", "Connect again Your sign-in ran out. Nothing is lost."),
+    ],
+)
+def test_what_has_ended_says_why_and_promises_no_renewal(app, alice, reason, words):
+    """Its last token may have been given for longer, and its refresh token is there."""
+    world.add(app, UP, **world.oauth())
+    world.connect(app)
+    change(app, state="needs_reauth", reason=reason, expires_ms=NOW + 3_600_000)
+    page = alice.get("/connections/acme")
+    assert words in text_of(page) and "Ends it has ended" in text_of(page)
+    assert "renewed" not in text_of(page) and "Refresh now" not in text_of(page)
+    assert ("/help/errors/" in page.text) == (reason != "expired")
+
+
 def test_without_a_connection_the_button_is_connect(app, alice):
     world.add(app, UP, **world.oauth(), description="Finds issues.")
     line = row_of(alice.get("/connections"), "Acme")

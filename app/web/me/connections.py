@@ -148,7 +148,11 @@ def _extra(gateway: Usable, scopes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _problem(one: Shown) -> AppError | None:
-    code = one.held.last_error_code if one.held and one.held.state == "failing" else None
+    """Why it does not work now, or why it has ended."""
+    if one.held is None or one.held.state not in ("failing", "needs_reauth"):
+        return None
+    is_over = one.held.state == "needs_reauth"
+    code = one.held.reason if is_over else one.held.last_error_code
     if code not in texts():
         return None
     return for_person(AppError(code, host=one.host), is_admin=person().is_admin)

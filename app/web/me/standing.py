@@ -10,7 +10,7 @@ from ...access import Held, Standing
 from ...db import utcnow
 from ...errors import texts
 from ...specs import OAuthConfigSpec
-from ...states import STATES, badge
+from ...states import LIVING, OVER, STATES, badge
 from ..words import moment
 
 Offer = Literal["connect", "details", "tools", ""]
@@ -89,6 +89,13 @@ class Shown:
     def renews(self) -> bool:
         return self.spec is not None and _renews(self.spec, self.held)
 
+    @property
+    def has_ended(self) -> bool:
+        """Nobody may use it any more, whatever time its last token was given."""
+        if self.held is None:
+            return False
+        return self.held.state in OVER or (_is_over(self.held) and not self.renews)
+
 
 def shown(standing: Standing) -> Shown:
     about, spec, held = standing.description, standing.spec, standing.held
@@ -160,7 +167,9 @@ def _failing(held: Held) -> str:
 
 
 def _renews(spec: OAuthConfigSpec, held: Held | None) -> bool:
-    return spec.token_management.auto_refresh and held is not None and held.has_refresh
+    if held is None or held.state not in LIVING:
+        return False  # what has ended keeps its refresh token for a while, and nobody sends it
+    return spec.token_management.auto_refresh and held.has_refresh
 
 
 def _is_over(held: Held) -> bool:
