@@ -212,7 +212,7 @@ class _Check:
         differs = contradiction(config.spec, said)
         if differs is not None:
             theirs = {"issuer": said.issuer, "token_url": said.token_endpoint}
-            facts = {"what": differs.replace("_", " ").replace("url", "URL")}
+            facts = {"field": differs, "what": differs.replace("_", " ").replace("url", "URL")}
             facts |= {"typed": str(getattr(config.spec, differs))}
             facts |= {"published": str(theirs.get(differs, said.authorization_endpoint))}
             done = self._failed(3, UpstreamError("endpoint_differs", **facts))

@@ -10,11 +10,12 @@ from app import gateways, health
 from app.db import db
 from app.models import CheckRun, Flow
 from tests.conftest import rows
+from tests.oauth.published import published
 from tests.test_checks import CANARY, TOKEN, Rig
 from tests.upstream import Said, says, upstream
-from tests.web.registry import CODE, SHARED, script
+from tests.web.registry import CODE, SHARED, add, script
 
-__all__ = ["upstream"]  # the fixture
+__all__ = ["published", "upstream"]  # the fixtures
 
 
 @pytest.fixture
@@ -144,6 +145,52 @@ def test_since_when_a_server_is_down_stands_on_its_page_and_in_the_list(rig, adm
     assert re.search("Its server does not answer, since <time", page)
     assert "/help/errors/upstream_error" in page
     assert re.search("Does not answer since <time", admin.get("/admin/gateways").text)
+
+
+def typed(provider, server, **more) -> dict:
+    """A gateway whose token URL is not the one that its provider publishes."""
+    urls = {"authorization_url": f"{provider.origin}/authorize"}
+    urls["token_url"] = f"{provider.origin}/old"
+    config = {**CODE["oauth_config"], **urls, **more}
+    return {**CODE, "url": server.url, "oauth_config": config}
+
+
+def test_a_token_url_that_is_published_otherwise_is_taken_by_a_button(app, admin, published):
+    server, provider = published()
+    slug = add(app, typed(provider, server, client_secret=None))
+    url, page = run(admin, slug)
+    assert f"{provider.origin}/token is published." in page.text
+    assert "Use the published one" in page.text
+    sent = admin.submit(f"{url}/published", at=url)
+    assert (sent.status_code, sent.headers["Location"]) == (303, f"/admin/gateways/{slug}")
+    with app.app_context():
+        config = gateways.find(slug).oauth_config
+        assert config.settings["token_url"] == config.token_url == f"{provider.origin}/token"
+    assert admin.submit(f"{url}/published", at=url).status_code == 409  # it is no longer so
+
+
+def test_a_secret_goes_to_another_token_url_only_if_it_is_typed_again(app, admin, published):
+    server, provider = published()
+    slug = add(app, typed(provider, server))
+    url, _ = run(admin, slug)
+    sent = admin.submit(f"{url}/published", at=url)
+    assert sent.headers["Location"] == f"/admin/gateways/{slug}/edit#token_url"
+    assert (
+        f"Enter {provider.origin}/token as the token URL"
+        in admin.get(sent.headers["Location"]).text
+    )
+    with app.app_context():
+        assert gateways.find(slug).oauth_config.token_url == f"{provider.origin}/old"
+
+
+def test_an_issuer_that_is_published_otherwise_is_never_taken_by_a_button(app, admin, published):
+    server, provider = published()
+    slug = add(app, typed(provider, server, client_secret=None, issuer="https://other.test"))
+    url, page = run(admin, slug)
+    assert (
+        "Stopped at step 3 of 7" in page.text and "Use the published one</button>" not in page.text
+    )
+    assert admin.submit(f"{url}/published", at=url).status_code == 409
 
 
 def test_a_form_without_its_token_runs_nothing(rig, admin):

@@ -6,7 +6,7 @@ done. Of several who open that page one runs it; the others see what there is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 
@@ -15,17 +15,19 @@ from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import generate_csrf
 from werkzeug.wrappers import Response as AnyResponse
 
-from ... import access, check_runs, gateways
+from ... import access, check_runs, gateways, specs
 from ...access import Caller, Usable
 from ...check_runs import Kept
 from ...db import db
 from ...errors import Conflict
 from ...models import Gateway
 from ...oauth import flow
+from ...specs import GatewaySpec
 from ...states import LIVING
 from ...steps import Step
 from ..auth import actor, admin_only, person
 from ..commits import committed
+from ..forms import confirmed
 from ..oauth import stop_over
 
 bp = Blueprint("admin_checks", __name__, url_prefix="/admin/gateways")
@@ -93,6 +95,40 @@ def connect(slug: str, run_id: str) -> ResponseReturnValue:
     seen = flow.prepare(caller, access.usable(caller, slug), by=actor())
     begin = partial(flow.begin, caller, seen, purpose="check", return_to=page, by=actor())
     return stop_over(committed(begin))
+
+
+@bp.post("/<slug>/checks/<run_id>/published")
+@admin_only
+@confirmed
+def published(slug: str, run_id: str) -> ResponseReturnValue:
+    """Take the address that the provider publishes for the one that was typed.
+
+    Where that asks for the secret again, or signs people out, the form does it, not a button.
+    """
+    gateway = gateways.find(slug)
+    facts = _differing(check_runs.find(run_id, gateway.id))
+    record = gateways.record(gateway)
+    if facts is None or record.get("oauth_config", {}).get(facts["field"]) != facts["typed"]:
+        raise Conflict
+    patch = {"oauth_config": {str(facts["field"]): facts["published"]}}
+    whole = specs.merge(record, patch)
+    spec = specs.read(
+        GatewaySpec, {name: value for name, value in whole.items() if name not in specs.GIVEN}
+    )
+    if gateways.problems(gateway, spec) or gateways.signed_out_by(gateway, spec):
+        sentence = f"Enter {facts['published']} as the {facts['what']}, and the secret again."
+        flash(f"{sentence} It goes to another place, and who is connected has to sign in anew.")
+        return redirect(f"{url_for('admin_gateways.edit', slug=slug)}#{facts['field']}", 303)
+    seen = gateway.updated_at
+    committed(lambda: gateways.update(gateways.find(slug, seen=seen), spec, by=actor()))
+    flash(f"The {facts['what']} is now {facts['published']}.", "success")
+    return redirect(url_for("admin_gateways.show", slug=slug), 303)
+
+
+def _differing(kept: Kept) -> Mapping[str, str | int] | None:
+    """What was typed and is published otherwise, if it may be taken: never another issuer."""
+    found = (step for step in kept.steps if step.code == "endpoint_differs")
+    return next((step.facts for step in found if step.state == "warn"), None)
 
 
 def _may_go_on(kept: Kept, seen: Usable, caller: Caller) -> bool:
