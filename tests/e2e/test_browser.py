@@ -6,6 +6,7 @@ SCREENSHOTS=DIR keeps a picture of every page, wide and narrow, light and dark.
 import json
 import os
 import re
+import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,8 +14,10 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.e2e.gateway import PASSWORD, ROOT, Gateway
+from tests.upstream import dual, upstream
 from tests.web.registry import NONE
 
+__all__ = ["upstream"]  # the fixture
 PICTURES = os.environ.get("SCREENSHOTS")
 WIDE = 1280
 SIZES = ((WIDE, 800), (360, 740))
@@ -24,6 +27,7 @@ NO_PAGES = (  # these lead on, or are for programs
     *("/", "/static/<path:filename>", "/oauth/connect/<slug>", "/oauth/callback/<slug>"),
     *("/health", "/ready", "/metrics", "/version", "/mcp/<slug>", "/api/openapi.json"),
     "/.well-known/oauth-protected-resource/mcp/<slug>",
+    "/admin/gateways/<slug>/checks/<run_id>.txt",
 )
 looked_at: set[str] = set()
 
@@ -311,6 +315,11 @@ def test_q1_q7_q10_every_page_is_clean_wide_and_narrow_light_and_dark(walk, axe)
     }.items():
         me.go(path)
         look(page, axe, name)
+    me.go("/admin/gateways/rig/checks")
+    look(page, axe, "checks-none")
+    me.press("Run check")
+    expect(page.get_by_role("status").first).to_contain_text("Ready.")
+    look(page, axe, "check")
     me.go("/tools/rig/slow")
     me.press("Run as")
     look(page, axe, "tool-ran")
@@ -345,6 +354,13 @@ def test_q1_q7_q10_every_page_is_clean_wide_and_narrow_light_and_dark(walk, axe)
     me.press("Refresh now")
     look(page, axe, "connection-refreshed")
     me.server.stop()
+    me.go("/admin/gateways/rig")
+    me.press("Run check")
+    expect(page.get_by_role("status").first).to_contain_text("Stopped at step 2 of 7.")
+    page.reload()
+    look(page, axe, "check-failed")
+    me.go("/admin/gateways/rig/checks")
+    look(page, axe, "checks")
     me.go("/tools?gateway=rig")
     look(page, axe, "tools-server-down")
     me.go("/tools/rig/echo")
@@ -377,6 +393,33 @@ def not_looked_at() -> list[str]:
         for rule, pattern in patterns.items()
         if not any(re.fullmatch(pattern, path) for path in looked_at)
     ]
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["with script", "without script"])
+def test_each_step_of_a_check_is_seen_while_the_next_one_runs(
+    tab, gateway_server, upstream, script
+):
+    seen, gateway = threading.Event(), gateway_server()
+
+    def holds_its_tools(asked):
+        if asked.rpc == "tools/list":
+            seen.wait(60)
+        return dual(asked)
+
+    upstream.script = holds_its_tools
+    gateway.flask("gateways", "add", "-", stdin=json.dumps(NONE | {"url": upstream.url}))
+    page, admin = tab(java_script_enabled=script), gateway.admin()
+    jar = [{"name": k.name, "value": k.value, "url": gateway.url} for k in admin.session.cookies]
+    page.context.add_cookies(jar)
+    page.goto(f"{gateway.url}/admin/gateways/open")
+    page.get_by_role("button", name="Run check").click()
+    steps = page.get_by_role("list").filter(has_text="Find the server").get_by_role("listitem")
+    expect(steps.filter(has_text="Start an MCP session")).to_contain_text("protocol")
+    assert not steps.filter(has_text="List tools").count()
+    keep_picture(page, f"check-running-{script}")
+    seen.set()
+    expect(steps.filter(has_text="List tools")).to_be_visible()
+    expect(page.get_by_role("status").first).to_be_visible()
 
 
 def test_q8_the_menu_opens_by_keyboard_and_the_skip_link_comes_first(walk):
