@@ -3,6 +3,7 @@
 import base64
 import json
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -23,12 +24,22 @@ from tests.oauth.test_client import GOOD, TOKEN, ask, client, form
 
 pytestmark = pytest.mark.usefixtures("app_ctx")
 ALGS = ["ES256", "RS256", "PS256"]
-KEYS = {alg: signing.generate(alg) for alg in ALGS}
+EC = signing.generate("ES256")
 REVOKE = "https://as.test/revoke"
 ISSUER = "https://as.test"
 REQUESTS = ["exchange", "refresh", "client_credentials", "revoke"]
 HARD = "a:b%+ ü&="
 AS_FORM = "a%3Ab%25%2B+%C3%BC%26%3D"
+
+
+@cache
+def rsa_key() -> str:
+    """One for all, made when it is first wanted: it takes its time."""
+    return signing.generate("RS256")
+
+
+def key_for(alg: str) -> str:
+    return EC if alg == "ES256" else rsa_key()
 
 
 def parts(jwt: str) -> tuple[dict, dict, bytes, bytes]:
@@ -75,7 +86,7 @@ def asked(provider):
 def test_auth_method(asked, method, request_):
     us = client(None if method == "none" else HARD, method=method, issuer=ISSUER)
     if method == "private_key_jwt":
-        us = OAuthClient(replace(us.registration, client_secret=None, private_key=KEYS["ES256"]))
+        us = OAuthClient(replace(us.registration, client_secret=None, private_key=EC))
     send(us, request_)
     sent = asked.last_request
     body, header = form(sent), sent.headers.get("Authorization")
@@ -98,7 +109,7 @@ def test_auth_method(asked, method, request_):
     )
     assert "?" not in sent.url
     if method == "private_key_jwt":
-        claims = verify(assertion, KEYS["ES256"])
+        claims = verify(assertion, EC)
         assert (claims["iss"], claims["sub"], claims["aud"]) == ("cid", "cid", ISSUER)
         assert 0 < claims["exp"] - claims["iat"] <= 60
 
@@ -121,15 +132,15 @@ def test_sec_016_secret_with_reserved_characters(asked):
 
 @pytest.mark.parametrize("alg", ALGS)
 def test_an_assertion_is_signed_as_its_head_says(alg):
-    made = signing.assertion(KEYS[alg], alg, client_id="cid", audience=ISSUER, now=1000)
+    made = signing.assertion(key_for(alg), alg, client_id="cid", audience=ISSUER, now=1000)
     head = parts(made)[0]
-    claims = verify(made, KEYS[alg])
-    jwk = signing.public_jwk(KEYS[alg], alg)
+    claims = verify(made, key_for(alg))
+    jwk = signing.public_jwk(key_for(alg), alg)
     assert head == {"alg": alg, "typ": "JWT", "kid": jwk["kid"]}
     assert (claims["iat"], claims["exp"]) == (1000, 1060)
     assert not {"d", "p", "q", "dp", "dq", "qi"} & set(jwk)
-    again = signing.assertion(KEYS[alg], alg, client_id="cid", audience=ISSUER, now=1000)
-    assert verify(again, KEYS[alg])["jti"] != claims["jti"]
+    again = signing.assertion(key_for(alg), alg, client_id="cid", audience=ISSUER, now=1000)
+    assert verify(again, key_for(alg))["jti"] != claims["jti"]
 
 
 @pytest.mark.parametrize(
@@ -144,9 +155,9 @@ def test_whom_an_assertion_is_for_can_be_said(asked, said, audience):
         assertion_audience=said,
         client_id_in_body=True,
     )
-    ask(OAuthClient(replace(us.registration, private_key=KEYS["ES256"])), "client_credentials")
+    ask(OAuthClient(replace(us.registration, private_key=EC)), "client_credentials")
     body = form(asked.last_request)
-    assert verify(body["client_assertion"], KEYS["ES256"])["aud"] == audience
+    assert verify(body["client_assertion"], EC)["aud"] == audience
     assert body["client_id"] == "cid"
 
 
@@ -164,7 +175,7 @@ def record(**oauth) -> GatewaySpec:
     return specs.read(GatewaySpec, given | {"oauth_config": config})
 
 
-EC = KEYS["ES256"]
+RSA = "an RSA key"  # in its place
 CURVE = ec.generate_private_key(ec.SECP384R1()).private_bytes(
     serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
 )
@@ -176,7 +187,7 @@ CURVE = ec.generate_private_key(ec.SECP384R1()).private_bytes(
         ({}, "client_private_key", "Paste a private key"),
         ({"client_private_key": "nonsense"}, "client_private_key", "PEM"),
         ({"client_private_key": EC, "assertion_alg": "RS256"}, "assertion_alg", "RSA"),
-        ({"client_private_key": KEYS["RS256"]}, "assertion_alg", "P-256"),
+        ({"client_private_key": RSA}, "assertion_alg", "P-256"),
         ({"client_private_key": CURVE.decode()}, "assertion_alg", "P-256"),
         (
             {"client_private_key": EC.replace(EC.splitlines()[1], "A" * 64)},
@@ -186,6 +197,7 @@ CURVE = ec.generate_private_key(ec.SECP384R1()).private_bytes(
     ],
 )
 def test_a_key_that_cannot_sign_so_is_refused_in_words(oauth, field, word):
+    oauth = {name: key_for("RS256") if value == RSA else value for name, value in oauth.items()}
     with pytest.raises(Invalid) as refused:
         record(**oauth)
     [(path, sentence)] = refused.value.fields.items()
