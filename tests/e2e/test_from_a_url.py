@@ -44,16 +44,34 @@ def pressed(page, button: str) -> None:
         page.get_by_role("button", name=button).click()
 
 
-def allowed(page, node) -> None:
-    """The provider's own pages, where it has some."""
-    while not page.url.startswith(f"{node.url}/connections/"):
-        page.wait_for_url(re.compile(rf"^(?!{re.escape(node.url)})|/connections/"))
+def allowed(page, node, *, back: str = "/connections/[^/]+$") -> None:
+    """The provider's own pages, where it has some, until `back` is here."""
+    gateway = re.escape(node.url)
+    while not re.match(gateway + back, page.url):
+        page.wait_for_url(re.compile(f"^(?!{gateway})|^{gateway}{back}"))
         if page.locator("[name=username][value='']").count():
             page.get_by_label("User").fill("alice")
             page.get_by_label("Password").fill("alice-pw")
         if page.get_by_role("button").count() and not page.url.startswith(node.url):
             with page.expect_navigation(wait_until="domcontentloaded"):
                 page.get_by_role("button", name=re.compile("^(Sign In|Allow)$", re.I)).click()
+
+
+class Counted:
+    """What a person does at the gateway, counted as it is done."""
+
+    def __init__(self, page) -> None:
+        self.page, self.clicks, self.typed = page, 0, 0
+
+    def click(self, role: str, name: str) -> None:
+        """And wait for the page that this leads to."""
+        self.clicks += 1
+        with self.page.expect_navigation(wait_until="domcontentloaded"):
+            self.page.get_by_role(role, name=name).click()
+
+    def type(self, label: str, text: str) -> None:
+        self.typed += 1
+        self.page.get_by_label(label).fill(text)
 
 
 @pytest.mark.parametrize("server", TOOLS, indirect=True, ids=str)
@@ -95,3 +113,27 @@ def test_where_tokens_are_not_kept_each_call_of_both_eras_asks_and_runs(
         allowed(page, node)
         assert answer in page.inner_text("main")
         assert answer in call(mode=mode)["text"]
+
+
+@pytest.mark.parametrize("server", ["oidc"], indirect=True, ids=str)
+def test_an_admin_types_a_url_and_clicks_four_times_until_a_tool_answers(
+    server, gateway_server, page, probe
+):
+    """From an empty database, after sign-in. The provider's Allow is beside that."""
+    node = gateway_server()
+    node.admin()
+    signed_in(page, node)
+    page.goto(node.url)
+    admin = Counted(page)
+    admin.click("link", "Add gateway")
+    admin.type("Server URL", server.url)
+    admin.click("button", "Continue")
+    admin.click("button", "Save and test")
+    admin.click("button", f"Connect as {EMAIL}")
+    allowed(page, node, back="/admin/gateways/[^/]+/checks/[^/]+$")
+    page.get_by_text("Ready. 4 tools.").wait_for()
+    slug, token = page.url.split("/")[5], node.token()
+    for mode in MODES:
+        said = probe(f"{node.url}/mcp/{slug}", "whoami", "{}", token=token, mode=mode)
+        assert "alice" in said["text"]
+    assert (admin.typed, admin.clicks) == (1, 4)
