@@ -60,6 +60,11 @@ METRICS = {
         "counter", ("gateway", "outcome"), "Sign-ins that came back from a provider."
     ),
     "oauth_connections": Metric("gauge", ("gateway", "state"), "Connections, by state."),
+    "mcp_gateway_health": Metric(
+        "gauge",
+        ("gateway", "health"),
+        "1: how its server answers a look: up, needs_sign_in, refused, down.",
+    ),
     "oauth_revocations": Metric(
         "gauge",
         ("state",),

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from .access import Caller
 from .db import db
-from .models import CatalogEntry, Connection, Gateway, OAuthConfig
+from .models import CatalogEntry, CheckRun, Connection, Gateway, OAuthConfig
 from .states import LIVING
 
 Status = Literal["failing", "needs_sign_in", "ready", "off"]
@@ -35,6 +35,8 @@ class Row:
     failed_code: str | None
     health: str | None  # as app/health.py saw it; None: never looked
     health_ms: int | None  # so since
+    check: str | None  # how its newest check ended that was not cut off; None: there is none
+    check_ms: int | None
     state: str | None  # of the connection of the admin who looks, or of the shared one
 
     @property
@@ -46,6 +48,8 @@ class Row:
         if self.state == "failing" or (self.failed_ms or 0) > worked_until:
             return "failing"
         if self.health in ("refused", "down") and (self.health_ms or 0) > worked_until:
+            return "failing"
+        if self.check == "bad" and (self.check_ms or 0) > worked_until:
             return "failing"
         if self.is_personal and self.stores and self.state not in LIVING:
             return "needs_sign_in"
@@ -88,6 +92,7 @@ def _query(caller: Caller) -> sa.Select[Any]:
     return (
         sa.select(*own, g.worked_ms, g.failed_ms, g.failed_code, g.health, g.health_ms)
         .add_columns(o.grant_type, o.settings, c.state)
+        .add_columns(_newest(CheckRun.outcome, "check"), _newest(CheckRun.ended_ms, "check_ms"))
         .add_columns(sa.func.coalesce(tools.c.number, 0).label("tools"))
         .add_columns(sa.func.coalesce(people.c.number, 0).label("people"))
         .outerjoin(o, sa.and_(o.gateway_id == g.id, o.is_default))
@@ -95,6 +100,15 @@ def _query(caller: Caller) -> sa.Select[Any]:
         .outerjoin(tools, tools.c.gateway_id == g.id)
         .outerjoin(people, people.c.gateway_id == g.id)
     )
+
+
+def _newest(column: sa.orm.InstrumentedAttribute[Any], name: str) -> sa.Label[Any]:
+    """Of the newest check that came to an end of its own."""
+    k = CheckRun
+    query = sa.select(column).where(k.gateway_id == Gateway.id, k.state == "done")
+    query = query.where(sa.or_(k.code.is_(None), k.code != "internal_error"))
+    query = query.order_by(k.started_ms.desc(), k.id).limit(1).correlate(Gateway)
+    return query.scalar_subquery().label(name)
 
 
 def _row(values: dict[str, Any]) -> Row:

@@ -25,6 +25,7 @@ def page(version: str) -> str:
     try:
         samples = _named(samples)
         samples.update(_connections())
+        samples.update(_health())
         samples.update(_revocations())
         samples.update(_chores())
         samples["database_up",] = 1
@@ -57,6 +58,14 @@ def _connections() -> Counter[Key]:
     with db.engine.connect() as link:
         rows = link.execute(query).all()
     return Counter({("oauth_connections", row.slug, row.state): row[2] for row in rows})
+
+
+def _health() -> Counter[Key]:
+    query = sa.select(Gateway.slug, Gateway.health)
+    query = query.where(Gateway.is_enabled, Gateway.health.is_not(None))
+    with db.engine.connect() as link:
+        rows = link.execute(query).all()
+    return Counter({("mcp_gateway_health", row.slug, row.health): 1 for row in rows})
 
 
 def _revocations() -> Counter[Key]:

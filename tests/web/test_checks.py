@@ -136,6 +136,23 @@ def test_the_page_of_a_gateway_tells_how_it_fared_and_offers_a_check(rig, admin)
     assert "Passed" in page and f'<a href="{url}">Ready. ' in page
 
 
+def test_a_gateway_whose_last_check_failed_is_listed_as_failing(rig, admin):
+    rig.mcp = rig.wants_token
+    slug = rig.add(SHARED)
+    rig.token = lambda seen: says({"error": "invalid_client"}, 401)
+    run(admin, slug)
+    assert "Failing" in row_of(admin, slug)
+    page = admin.get(f"/admin/gateways/{slug}").text
+    assert "Its last check failed." in page and "Calls fail." not in page
+    rig.token = lambda seen: says(TOKEN)
+    run(admin, slug)
+    assert "Ready" in row_of(admin, slug)
+
+
+def row_of(admin, slug: str) -> str:
+    return admin.get("/admin/gateways").text.partition(f'href="/admin/gateways/{slug}"')[2]
+
+
 def test_since_when_a_server_is_down_stands_on_its_page_and_in_the_list(rig, admin):
     slug = rig.add(SHARED)
     rig.mcp = lambda seen: Said(503)

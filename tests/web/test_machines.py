@@ -15,7 +15,7 @@ from app import api_tokens, metrics
 from app.audit import SYSTEM
 from app.db import db, db_now_ms
 from app.errors import ProviderError
-from app.models import Chore, Connection, Revocation, User
+from app.models import Chore, Connection, Gateway, Revocation, User
 from app.oauth import refresh
 from tests import postgres
 from tests.oauth import acme
@@ -159,6 +159,15 @@ def test_connections_are_counted_by_gateway_and_state(app, watch):
     said = watch()
     assert said['oauth_connections{gateway="acme",state="active"}'] == 2
     assert said['oauth_connections{gateway="acme",state="needs_reauth"}'] == 1
+
+
+def test_how_each_server_answers_is_told(app, watch):
+    with app.app_context():
+        plant()
+        assert not any(name.startswith("mcp_gateway_health") for name in watch())
+        db.session.execute(sa.update(Gateway).values(health="down"))
+        db.session.commit()
+    assert watch()['mcp_gateway_health{gateway="acme",health="down"}'] == 1
 
 
 def test_a_renewal_is_counted_with_its_outcome_and_time(app, watch, provider):

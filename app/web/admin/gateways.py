@@ -151,7 +151,8 @@ def found_host(gateway: Gateway) -> str | None:
 
 
 def _failure(row: Row) -> AppError | None:
-    if row.failed_code not in texts():
+    is_old = (row.failed_ms or 0) <= (row.worked_ms or 0)
+    if is_old or row.failed_code not in texts():
         return None
     host, link = urlsplit(row.url).hostname or "", url_for("connections.show", slug=row.slug)
     return AppError(row.failed_code, host=host, name=row.name, gateway=row.slug, link=link)
