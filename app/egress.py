@@ -443,7 +443,7 @@ def guard(session: S, trust: Trust | None = None) -> S:
     `trust`: of the gateway it is for. Raises Unsealable.
     """
     session.trust_env = False  # no .netrc, no proxy variables, no CA bundle from the environment
-    session.get_redirect_target = _no_redirect  # type: ignore[method-assign]
+    session.get_redirect_target = _no_redirect  # type: ignore[assignment, method-assign]
     door = _door()
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter(door, trust))

@@ -190,7 +190,7 @@ def test_sec_022_foreign_resource_stops_before_any_authorization(published, reso
     "place",
     [
         *("https://169.254.169.254/latest", "https://[fd00:ec2::254]/", "https://10.0.0.1/x"),
-        *("http://as.test/prm", "file:///etc/passwd", "/relative", "https://me:pw@h.test/"),
+        *("http://as.test/prm", "file:///etc/passwd", "/relative", "https://me:@h.test/"),
         "https://h.test/a/../b",
     ],
 )

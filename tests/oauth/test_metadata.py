@@ -128,7 +128,7 @@ def test_a_url_is_called_in_one_spelling(typed, called):
     "url",
     [
         *("http://h.test/", "ftp://h.test/", "//h.test/", "h.test", "", "https://"),
-        *("https://me@h.test/", "https://me:pw@h.test/", "https://h.test:22/", "https://h.test:x/"),
+        *("https://me@h.test/", "https://me:@h.test/", "https://h.test:22/", "https://h.test:x/"),
         *("https://h.test/a/../b", "https://h.test/%2e%2E/b", "https://h.test/a%2f..%2fb"),
         *("https://h.test/a b", "https://h.test\\@evil.test/", "https://hé.test/", "https://[x/"),
         "https://h.test/" + "x" * 2_050,
