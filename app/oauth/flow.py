@@ -43,6 +43,7 @@ from .client import OAuthClient, Registration
 from .discovered import spec_of
 from .replies import TokenSet
 
+HOUR_MS = 3_600_000
 WINDOW_MS = 600_000  # in which unfinished attempts are counted
 KEEP_S = 20.0  # how long tokens wait for a database that is away or locked
 
@@ -187,7 +188,7 @@ def finish(
             got = _exchange(seen, callback)
             finished = _settled(person, seen, *got, t0_ms=t0_ms, by=by, patience=patience)
     except AppError as error:
-        raise _failed(seen, error, by=by) from error
+        raise _failed(seen, _widened(seen, error, by=by), by=by) from error
     metrics.flow(seen.slug, "done")
     return finished
 
@@ -351,6 +352,22 @@ def _narrowed(seen: ladder.Row, spec: OAuthConfigSpec, token_set: TokenSet) -> t
     offline = spec.offline.scopes if spec.offline is not None else []
     given = {*token_set.scopes, *offline}
     return tuple(scope for scope in seen.scopes_requested if scope not in given)
+
+
+def _widened(seen: ladder.Row, error: AppError, *, by: Actor) -> AppError:
+    """A client of our own making may not ask for all of it yet: it is changed, once an hour
+    (oauth.md 2.4). Commits, and asks the provider.
+    """
+    if error.code != "scope_rejected" or seen.registration_id is None:
+        return error
+    db.session.rollback()
+    lately = (Flow.oauth_config_id == seen.oauth_config_id, Flow.error_code == "client_widened")
+    query = sa.select(Flow.id).where(*lately, Flow.created_ms > db_now_ms() - HOUR_MS)
+    with db.engine.connect() as link:
+        was_tried = link.execute(query.limit(1)).first() is not None
+    if was_tried or not registering.widen(seen.registration_id, seen.scopes_requested, by=by):
+        return error
+    return ConsentFailed("client_widened", said=error.said)
 
 
 def _failed(seen: ladder.Row, error: AppError, *, by: Actor) -> ConsentFailed:

@@ -109,16 +109,17 @@ def again(config_id: str, *, by: Actor) -> str:
 def widen(registration_id: str, scopes: list[str] | tuple[str, ...], *, by: Actor = SYSTEM) -> bool:
     """A client that may ask for these, too: changed (RFC 7592), else a new one at the next begin.
 
-    False: it was typed by hand, or is our document, and nothing was done. Commits. Raises nothing
-    that a provider says.
+    False: it may already, was typed by hand, or is our document, and nothing was done. Commits.
+    Raises nothing that a provider says.
     """
     us, config_id = _by_id(registration_id), _user_of(registration_id)
-    if us.kind != "dcr" or config_id is None or us.registration_uri is None:
-        if us.kind == "dcr":
-            _set(us.id, state="retired")
-        return us.kind == "dcr"
+    if us.kind != "dcr" or config_id is None or set(scopes) <= set(us.scopes or ()):
+        return False
     seen = _read(config_id)
     wanted = tuple(dict.fromkeys([*(us.scopes or ()), *_scopes(seen), *scopes]))
+    if us.registration_uri is None:
+        _set(us.id, state="retired", scopes=list(wanted))
+        return True
     secret, token = _opened(us, "client_secret_sealed"), _opened(us, "registration_token_sealed")
     try:
         granted = enrolling.alter(
@@ -131,7 +132,7 @@ def widen(registration_id: str, scopes: list[str] | tuple[str, ...], *, by: Acto
         )
     except UpstreamError as error:
         log.warning("client at %s was not changed: %s", us.issuer, error.code)
-        _set(us.id, state="retired")
+        _set(us.id, state="retired", scopes=list(wanted))
         return True
     with Session(db.engine) as session, session.begin():
         row = session.get_one(r, us.id)
@@ -334,6 +335,7 @@ def _prepare(seen: _Seen, old: ClientRegistration | None, now_ms: int) -> None:
             raise AppError("client_rejected", hint="A new client is made once an hour at most.")
     row = r(kind="dcr", issuer=seen.issuer, redirect_uri=seen.redirect_uri, client_id="")
     row.generation, row.state = (old.generation + 1 if old else 1), "making"
+    row.scopes = old.scopes if old is not None else None
     try:
         with Session(db.engine) as session, session.begin():
             session.add(row)
@@ -356,7 +358,7 @@ def _make(seen: _Seen, endpoint: str, registration_id: str, attempt: str, *, by:
     """Commits. Nothing is kept of an answer that cannot be used."""
     mine = sa.update(r).where(r.id == registration_id, r.attempt_id == attempt)
     try:
-        granted = enrolling.enrol(endpoint, _wish(seen, _scopes(seen)), trust=seen.trust)
+        granted = _granted(seen, endpoint, registration_id)
     except AppError as error:
         pause = db_now_ms() + PAUSE_S * 1000
         change = mine.values(lease_ms=0, attempt_id=None, not_before_ms=pause)
@@ -377,6 +379,22 @@ def _make(seen: _Seen, endpoint: str, registration_id: str, attempt: str, *, by:
         withdraw_granted(granted, trust=seen.trust)
         raise Conflict("config_changed")
     return registration_id
+
+
+def _granted(seen: _Seen, endpoint: str, registration_id: str) -> Granted:
+    """With the scopes that its forerunner came to need, too; with none named where those are
+    refused, as all gateways of this issuer hang on it.
+    """
+    more = _by_id(registration_id).scopes or ()
+    scopes = tuple(dict.fromkeys([*_scopes(seen), *more]))
+    try:
+        return enrolling.enrol(endpoint, _wish(seen, scopes), trust=seen.trust)
+    except UpstreamError as error:
+        # The lease is no longer than one wait for a provider that does not answer.
+        if not more or error.code != "registration_refused":
+            raise
+        log.warning("no wider client at %s: %s", seen.issuer, error.code)
+    return enrolling.enrol(endpoint, _wish(seen, ()), trust=seen.trust)
 
 
 def _write(row: ClientRegistration, granted: Granted) -> None:
