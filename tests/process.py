@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import re
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from tests.e2e.rigs.forks import Forks
+
+ROOT = Path(__file__).parents[1]
+
+
+@functools.cache
+def workers() -> Forks:
+    """What starts the tests' own programs that use the app."""
+    forks = Forks(sys.executable, warm=["app", "tests.conftest"], cwd=ROOT)
+    atexit.register(forks.close)
+    return forks
 
 
 class Program:
@@ -20,21 +35,21 @@ class Program:
     """
 
     def __init__(
-        self, command: Sequence[str | Path], *, end: signal.Signals = signal.SIGTERM, **popen: Any
+        self,
+        command: Sequence[str | Path],
+        *,
+        end: signal.Signals = signal.SIGTERM,
+        forks: Forks | None = None,
+        **popen: Any,
     ) -> None:
+        """`forks`: what starts it, with `env` for its environment, instead of subprocess.Popen."""
         self._end = end  # what asks it to end
         self.command = [str(part) for part in command]
         self._lines: list[str] = []
         self._news = threading.Condition()
         self._ended = False
-        self._process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            **popen,
+        self._process = (
+            forks.start(self.command, **popen) if forks else _opened(self.command, popen)
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -108,3 +123,15 @@ class Program:
         at: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _opened(command: list[str], popen: dict[str, Any]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        **popen,
+    )

@@ -9,14 +9,16 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
+from demo.person import Person
 from tests import postgres
-from tests.e2e.gateway import ROOT, Gateway
+from tests.e2e.gateway import PASSWORD, ROOT, Gateway
 from tests.e2e.rigs import rigs
 
 RIGS = ROOT / ".rigs"
@@ -42,6 +44,53 @@ def mcp(rig_home) -> Iterator[Callable[..., rigs.Rig]]:
     """mcp(issuer=op.url, …): an MCP server that wants this issuer's tokens."""
     with contextlib.ExitStack() as started:
         yield lambda **options: started.enter_context(rigs.mcp_server(rig_home, **options))
+
+
+@dataclass
+class Stage:
+    """A running gateway with an admin, a provider, and an MCP server that wants its tokens."""
+
+    node: Gateway
+    op: rigs.Rig
+    server: rigs.Rig
+    token: str
+    """The admin's, for `mcp`."""
+
+    def enter(self, **config: Any) -> Person:
+        """The admin in a browser without cookies; counts, faults and options are as at the start.
+
+        `config`: what differs at the provider. Gateways stay: each test names its own.
+        """
+        back = f"{self.node.url}/oauth/callback"
+        usual = {"atTtl": 300, "defaultResource": None, "resources": [self.server.url]}
+        self.op.debug("reset", {})
+        self.op.debug("config", usual | {"redirects": [back, f"{back}/own"]} | config)
+        self.server.debug("reset")
+        return Person(self.node.url).login("admin@example.com", PASSWORD)
+
+
+@pytest.fixture(scope="module")
+def stages(rig_home, request, tmp_path_factory) -> Iterator[Callable[..., Stage]]:
+    """stages(workers=2, database="postgresql", transport="sse"): one for all tests of a file."""
+    with contextlib.ExitStack() as opened:
+
+        @functools.cache
+        def stage(*, workers: int = 1, database: str = "sqlite", **server: Any) -> Stage:
+            url = f"sqlite:///{tmp_path_factory.mktemp('stage') / 'gateway.db'}"
+            if database == "postgresql":
+                postgresql, name = (
+                    request.getfixturevalue("postgres_server"),
+                    f"e2e_{uuid.uuid4().hex[:12]}",
+                )
+                opened.callback(postgresql.drop, name)
+                url = postgresql.create(name)
+            node = opened.enter_context(Gateway(url, workers=workers))
+            op = opened.enter_context(rigs.oidc_provider(rig_home))
+            upstream = opened.enter_context(rigs.mcp_server(rig_home, issuer=op.url, **server))
+            node.admin()
+            return Stage(node, op, upstream, node.token())
+
+        yield stage
 
 
 @pytest.fixture

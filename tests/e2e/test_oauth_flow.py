@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ class Place:
     server: rigs.Rig
     node: Gateway
     admin: Person
+    token: str
     probe: Callable[..., dict[str, Any]]
 
     def add(self, slug: str, *, grant: str = "authorization_code", **oauth: Any) -> None:
@@ -48,22 +48,15 @@ class Place:
         """As the admin's AI client, the SDK's."""
         return self.probe(f"{self.node.url}/mcp/{slug}", tool, token=self.token, **how)
 
-    @functools.cached_property
-    def token(self) -> str:
-        return self.node.token()
-
     def token_requests(self) -> dict[str, int]:
         """That succeeded, by grant."""
         return self.op.debug("stats")["token"]["ok"]
 
 
 @pytest.fixture
-def place(oidc, mcp, gateway_server, probe) -> Place:
-    op, node = oidc(), gateway_server()
-    server = mcp(issuer=op.url)
-    back = f"{node.url}/oauth/callback"
-    op.debug("config", {"resources": [server.url], "redirects": [back, f"{back}/own"]})
-    return Place(op, server, node, node.admin(), probe)
+def place(stages, probe) -> Place:
+    stage = stages()
+    return Place(stage.op, stage.server, stage.node, stage.enter(), stage.token, probe)
 
 
 def consented(place: Place, slug: str, *, allow: bool = True):
@@ -72,27 +65,29 @@ def consented(place: Place, slug: str, *, allow: bool = True):
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_one_consent_serves_every_call_where_tokens_are_kept(place, mode):
-    place.add("kept", token_management=KEPT)
-    page = consented(place, "kept")
-    assert page.url == f"{place.node.url}/connections/kept" and "is connected" in page.text
+    slug = f"kept-{mode}"
+    place.add(slug, token_management=KEPT)
+    page = consented(place, slug)
+    assert page.url == f"{place.node.url}/connections/{slug}" and "is connected" in page.text
     for _ in range(2):
-        assert "alice" in place.call("kept", mode=mode)["text"]
+        assert "alice" in place.call(slug, mode=mode)["text"]
     assert place.token_requests() == {"authorization_code": 1}
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_one_consent_serves_one_call_where_tokens_are_not_kept(place, mode):
-    place.add("asks")
-    asked = json.dumps(place.call("asks", mode=mode))
-    link = re.search(r"http://[^\s\"\\]+/connections/asks\?ask=[\w.-]+", asked)[0]
-    start = place.admin.submit(place.admin.get(link), action="/oauth/connect/asks", follow=False)
+    slug = f"asks-{mode}"
+    place.add(slug)
+    asked = json.dumps(place.call(slug, mode=mode))
+    link = re.search(rf"http://[^\s\"\\]+/connections/{slug}\?ask=[\w.-]+", asked)[0]
+    start = place.admin.submit(place.admin.get(link), action=f"/oauth/connect/{slug}", follow=False)
     back = place.admin.answer_provider(start, user="alice", password="alice-pw")
     page = place.admin.get(back)
-    assert "/connections/asks?call=" in page.url and "alice" in page.text
-    assert "alice" in place.call("asks", mode=mode)["text"]  # the same call: given once, not run
+    assert f"/connections/{slug}?call=" in page.url and "alice" in page.text
+    assert "alice" in place.call(slug, mode=mode)["text"]  # the same call: given once, not run
     assert place.token_requests() == {"authorization_code": 1}
     assert place.server.debug("stats")["calls"] == {"whoami": 1}
-    assert "ask=" in json.dumps(place.call("asks", mode=mode))
+    assert "ask=" in json.dumps(place.call(slug, mode=mode))
 
 
 def test_a_shared_client_asks_for_each_operation_unless_tokens_are_kept(place):
@@ -119,8 +114,8 @@ def test_a_public_client_and_a_callback_of_its_own(place):
 
 
 def test_sec_002_another_browser_cannot_finish(place):
-    place.add("kept", token_management=KEPT)
-    start = place.admin.press_connect("kept")
+    place.add("mine", token_management=KEPT)
+    start = place.admin.press_connect("mine")
     back = place.admin.answer_provider(start, user="alice", password="alice-pw")
     assert back.startswith(f"{place.node.url}/oauth/callback?") and "iss=" in back
     thief = Person(place.node.url).login("admin@example.com", PASSWORD)
@@ -134,18 +129,18 @@ def test_sec_002_another_browser_cannot_finish(place):
 
 
 def test_a_no_is_said_and_can_be_taken_back(place):
-    place.add("kept", token_management=KEPT)
-    page = consented(place, "kept", allow=False)
+    place.add("declined", token_management=KEPT)
+    page = consented(place, "declined", allow=False)
     assert "code=" not in page.url and "state=" not in page.url
     assert "You said no" in page.text and "access_denied" in page.text
-    again = place.admin.submit(page, action="/oauth/connect/kept", follow=False)
+    again = place.admin.submit(page, action="/oauth/connect/declined", follow=False)
     back = place.admin.answer_provider(again, user="alice", password="alice-pw")
     assert "is connected" in place.admin.get(back).text
 
 
 def test_sec_012_a_lost_answer_is_not_asked_for_again(place):
-    place.add("kept", token_management=KEPT)
-    start = place.admin.press_connect("kept")
+    place.add("lossy", token_management=KEPT)
+    start = place.admin.press_connect("lossy")
     back = place.admin.answer_provider(start, user="alice", password="alice-pw")
     place.op.debug("faults", {"path": "/token", "drop": True, "count": 5})
     page = place.admin.get(back)
@@ -154,9 +149,11 @@ def test_sec_012_a_lost_answer_is_not_asked_for_again(place):
     assert fault["count"] == 4  # of 5: one was used up
 
 
-def test_sec_111_no_log_line_holds_a_secret(place):
-    place.node.restart(LOG_LEVEL="DEBUG")
-    place.admin = Person(place.node.url).login("admin@example.com", PASSWORD)
+def test_sec_111_no_log_line_holds_a_secret(stages, gateway_server, probe):
+    stage, node = stages(), gateway_server(LOG_LEVEL="DEBUG")
+    node.admin()
+    own = replace(stage, node=node)
+    place = Place(own.op, own.server, node, own.enter(), node.token(), probe)
     place.add("kept", token_management=KEPT)
     start = place.admin.press_connect("kept")
     back = place.admin.answer_provider(start, user="alice", password="alice-pw")

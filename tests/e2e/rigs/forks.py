@@ -2,10 +2,11 @@
 
     forks = Forks(python, warm=["app"], cwd=ROOT)
     done = forks.run(["-m", "flask", "--app", "wsgi", "users", "list"], env={…})
+    server = forks.start(["server.py", "--port=0"], env={…}, stdin=PIPE, stdout=PIPE)
 
-An operator's command and an SDK's client spend a second on imports and a tenth of it on their work,
-and the tests run hundreds of them. Each is a process of its own, with the arguments, environment
-and streams that it would have had.
+An operator's command, an SDK's client and its server spend a second on imports and a tenth of it on
+their work, and the tests run hundreds of them. Each is a process of its own, with the arguments,
+environment and streams that it would have had.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 AS_MODULE = "-m"
 
@@ -47,21 +50,35 @@ class Forks:
     ) -> subprocess.CompletedProcess[str]:
         """`command` is a script's path, or "-m" and a module, and the arguments.
 
-        Raises TimeoutError.
+        Raises subprocess.TimeoutExpired.
         """
         with contextlib.ExitStack() as opened:
             files = [opened.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
             files[0].write(stdin.encode())
             files[0].seek(0)
-            door = opened.enter_context(socket.socket(socket.AF_UNIX))
-            door.settimeout(timeout)
-            door.connect(self._at)
-            asked = json.dumps({"command": [*command], "env": {**env}}).encode()
-            socket.send_fds(door, [b"%08d" % len(asked)], [one.fileno() for one in files])
-            door.sendall(asked)
-            said = opened.enter_context(door.makefile()).readline()
-            assert said, f"{command} died"
-            return subprocess.CompletedProcess([*command], int(said), *map(_text, files[1:]))
+            running = Running(self._at, command, env, [one.fileno() for one in files])
+            status = opened.enter_context(contextlib.closing(running)).wait(timeout)
+            return subprocess.CompletedProcess([*command], status, *map(_text, files[1:]))
+
+    def start(
+        self, command: Sequence[str], *, env: Mapping[str, str], stderr: int | None = None
+    ) -> Running:
+        """As `run`, with pipes to its stdin and from its stdout; its stderr goes there, or to this
+        descriptor.
+        """
+        ours, theirs = [-1, -1], [-1, -1]
+        theirs[0], ours[0] = os.pipe()
+        ours[1], theirs[1] = os.pipe()
+        try:
+            running = Running(
+                self._at, command, env, [*theirs, theirs[1] if stderr is None else stderr]
+            )
+        finally:
+            for one in theirs:
+                os.close(one)
+        running.stdin = open(ours[0], "w", encoding="utf-8")
+        running.stdout = open(ours[1], encoding="utf-8", errors="replace")
+        return running
 
     def close(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -69,6 +86,57 @@ class Forks:
         self._process.wait(20)
         self._process.stdout.close()
         self._folder.cleanup()
+
+
+class Running:
+    """A program that runs; the part of subprocess.Popen that the tests use."""
+
+    stdin: IO[str] | None = None
+    stdout: IO[str] | None = None
+    returncode: int | None = None
+
+    def __init__(
+        self, at: str, command: Sequence[str], env: Mapping[str, str], streams: Sequence[int]
+    ) -> None:
+        self._command = [*command]
+        self._door = socket.socket(socket.AF_UNIX)
+        self._door.connect(at)
+        asked = json.dumps({"command": self._command, "env": {**env}}).encode()
+        socket.send_fds(self._door, [b"%08d" % len(asked)], streams)
+        self._door.sendall(asked)
+        self.pid = self._number(60)
+
+    def _number(self, timeout: float | None) -> int:
+        """The next one that the process which forks tells: first the pid, then the status."""
+        self._door.settimeout(timeout)
+        try:
+            said = self._door.recv(8, socket.MSG_WAITALL)
+        except TimeoutError as error:
+            raise subprocess.TimeoutExpired(self._command, timeout or 0) from error
+        assert len(said) == 8, f"{self._command} died"
+        return int(said)
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._door], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            self.returncode = self._number(timeout)
+            self._door.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        self._door.close()
 
 
 def _text(stream) -> str:
@@ -123,8 +191,11 @@ def _serve_one(caller: socket.socket) -> None:
             caller.close()
             os.closerange(3, max(streams) + 1)
             _become(asked["command"], asked["env"])
+        for stream in streams:
+            os.close(stream)
+        caller.sendall(b"%8d" % child)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        caller.sendall(b"%d\n" % status)
+        caller.sendall(b"%8d" % status)
     finally:
         os._exit(0)
 

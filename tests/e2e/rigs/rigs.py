@@ -25,8 +25,8 @@ HERE = Path(__file__).resolve().parent
 class Rig(Program):
     """A server that prints `READY <url>` once it listens."""
 
-    def __init__(self, command):
-        super().__init__(command)
+    def __init__(self, command, **popen):
+        super().__init__(command, **popen)
         self.url = self.wait_for(r"^READY (\S+)$")[1]
 
     @property
@@ -63,7 +63,7 @@ def _node_rig(home, script, options):
 
 
 def _python_rig(home, script, flags):
-    return Rig([Path(home, "venv", "bin", "python"), HERE / script, "--with-parent", *flags])
+    return Rig([HERE / script, "--with-parent", *flags], forks=sdk(home), env=os.environ)
 
 
 def oidc_provider(home, **options):
@@ -98,10 +98,13 @@ def mcp_server(home, **options):
 
 
 @functools.cache
-def _clients(home):
-    """What runs probes; the SDK's imports take most of the time of one."""
-    warm = ["mcp.client.auth", "mcp.client.sse", "mcp.client.streamable_http", "requests"]
-    forks = Forks(Path(home, "venv", "bin", "python"), warm=warm, cwd=HERE)
+def sdk(home):
+    """What runs all that imports the MCP SDK, which takes most of the time of a short program."""
+    client = ["mcp.client.auth", "mcp.client.sse", "mcp.client.streamable_http", "requests"]
+    server = ["mcp.server.mcpserver", "mcp.server.auth.settings", "uvicorn.lifespan.on", "jwt"]
+    served = ["uvicorn.loops.auto", "uvicorn.protocols.http.auto", "starlette.responses"]
+    python = Path(home, "venv", "bin", "python")
+    forks = Forks(python, warm=[*client, *server, *served], cwd=HERE)
     atexit.register(forks.close)
     return forks
 
@@ -109,7 +112,7 @@ def _clients(home):
 def probe(home, url, *what, **options):
     """One run of the MCP Python SDK's client (mcp_probe.py); what it found, as JSON."""
     command = [str(HERE / "mcp_probe.py"), url, *what, *_flags(options)]
-    done = _clients(home).run(command, env=os.environ)
+    done = sdk(home).run(command, env=os.environ)
     if not done.stdout:
         raise RuntimeError(f"the MCP client failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout)
