@@ -192,8 +192,7 @@ class _Check:
     def _typed(self, error: DiscoveryFailed) -> Step:
         """An admin typed all that is needed, so what is not published stands in nobody's way."""
         if error.code in ("no_sign_in_info", "no_authorization_server"):
-            says = "Nothing is published, so what was typed counts."
-            return Step(number=3, state="ok", says=says, notes=self._clock())
+            return self._clocked("Nothing is published, so what was typed counts.")
         done = self._failed(3, error)
         return replace(done, state="warn", notes=(*self._clock(), "What was typed counts."))
 
@@ -207,7 +206,7 @@ class _Check:
             says = "Nothing is published, so what was typed counts."
             if needs_metadata(config.spec):
                 says = "Nothing is published, so the server's own address is assumed."
-            return Step(number=3, state="ok", says=says, notes=notes)
+            return self._clocked(says)
         state: State = "warn"
         differs = contradiction(config.spec, said)
         if differs is not None:
@@ -224,6 +223,10 @@ class _Check:
         lacks = not said.has_s256 and not config.is_shared and config.spec.pkce != "off"
         state = "warn" if self._clock() or lacks else "ok"
         return Step(number=3, state=state, says=says, notes=notes)
+
+    def _clocked(self, says: str) -> Step:
+        notes = self._clock()
+        return Step(number=3, state="warn" if notes else "ok", says=says, notes=notes)
 
     def _clock(self) -> tuple[str, ...]:
         """By what the answers said of the time."""
@@ -294,7 +297,8 @@ class _Check:
                 return self._waiting(config, mine)
             held = access.standing(self._caller, self._gateway.slug, even_off=True).held
             granted = held.scopes_granted if held is not None else None
-            if held is not None and held.expires_ms is not None and not held.has_refresh:
+            renews = config.spec.token_management.auto_refresh  # else no such token is kept
+            if held and renews and held.expires_ms is not None and not held.has_refresh:
                 return self._doubt("no_refresh_token")
         missing = [one for one in asked if granted and one not in granted]
         if missing:

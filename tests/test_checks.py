@@ -3,8 +3,12 @@
 What each of the steps says when fine, and the code of what stands in the way.
 """
 
+import dataclasses
 import json
+import re
 import socket
+import time
+from email.utils import formatdate
 from urllib.parse import parse_qs
 
 import pytest
@@ -16,10 +20,11 @@ from app.db import db
 from app.errors import Busy
 from app.models import CheckRun, ClientRegistration
 from app.steps import KEYS, Step
+from tests import authority
 from tests.conftest import rows
 from tests.oauth.published import published
 from tests.oauth.test_registering import CLIENT, answers, automatic
-from tests.upstream import Said, dual, legacy, modern, result, says, upstream
+from tests.upstream import OldServer, Said, Upstream, dual, legacy, modern, result, says, upstream
 from tests.web.registry import CODE, SHARED, add
 
 __all__ = ["published", "upstream"]  # the fixtures
@@ -137,6 +142,57 @@ def test_no_made_up_code_goes_out_where_an_admin_does_not_want_it(rig):
     assert not [seen for seen in rig.asked("/token") if b"grant_type" in seen.body]
 
 
+# -- a connection that is secure -------------------------------------------------------------------
+
+
+@pytest.fixture
+def secure(app, tmp_path):
+    """Steps of a server with this certificate, whose CA is trusted."""
+    started = []
+
+    def run(shown, trusted) -> list[Step]:
+        started.append(Upstream(authority.server(shown, tmp_path)))
+        started[-1].script = dual
+        record = {"name": f"Open {len(started)}", "url": started[-1].url, "auth_type": "none"}
+        slug = add(app, record | {"ca_pem": trusted.pem})
+        with app.app_context():
+            return list(checks.run(access.usable(NOBODY, slug), NOBODY))
+
+    yield run
+    for server in started:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("days", "state", "says"),
+    [
+        (60, "ok", "Certificate valid to {day}."),
+        (20, "warn", "The certificate ends soon: {day}. Renew it."),
+    ],
+)
+def test_the_end_of_a_certificate_is_told_and_21_days_before_it_is_a_doubt(
+    secure, days, state, says
+):
+    ca = authority.Authority()
+    shown = ca.signs("127.0.0.1", until=days * authority.DAY)
+    steps = secure(shown, ca)
+    ends = shown.made.not_valid_after_utc
+    assert (steps[2].state, steps[2].says) == (state, says.format(day=f"{ends.day} {ends:%b %Y}"))
+    assert steps[7].state in ("ok", "warn")  # nothing stopped it
+
+
+def test_a_certificate_that_does_not_hold_is_e14_at_step_2(secure):
+    ca = authority.Authority()
+    for shown in (
+        authority.Authority("Somebody").signs("127.0.0.1"),
+        ca.signs("other.test"),
+        ca.signs("127.0.0.1", since=-2 * authority.DAY, until=-authority.DAY),
+    ):
+        steps = secure(shown, ca)
+        assert (steps[2].state, steps[2].code, steps[2].e) == ("bad", "tls_failed", "E14")
+        assert states(steps)[3:] == ["skipped"] * 5
+
+
 # -- a client that is not there yet ----------------------------------------------------------------
 
 
@@ -247,6 +303,41 @@ def test_fewer_scopes_than_asked_for_are_amber(rig):
     rig.mcp, rig.token = rig.wants_token, lambda seen: says({**TOKEN, "scope": "read"})
     step = rig.run(rig.add(SHARED, scopes=["read", "write"]))[5]
     assert (step.state, step.code, step.says) == ("warn", "scope_narrowed", "Not granted: write.")
+
+
+def test_clocks_that_differ_by_over_a_minute_are_amber(rig):
+    rig.mcp = rig.wants_token
+
+    def late(seconds):
+        def answer(seen):
+            said = rig.answer(seen)
+            date = formatdate(time.time() - seconds, usegmt=True)
+            return dataclasses.replace(said, headers={**said.headers, "Date": date})
+
+        return answer
+
+    slug = rig.add(SHARED)
+    rig.upstream.script = late(3600)
+    step = rig.run(slug)[3]
+    assert step.state == "warn"
+    assert re.search(r"The clocks differ by (359\d|360\d) seconds\.", step.notes[0]), step.notes
+    rig.upstream.script = late(0)
+    assert (rig.run(slug)[3].state, rig.run(slug)[3].notes) == ("ok", ())
+
+
+def test_a_check_whose_time_is_over_says_so_and_asks_nobody(rig):
+    steps = rig.run(rig.add(SHARED), seconds=0)
+    assert (steps[1].state, steps[1].code) == ("bad", "timeout")
+    assert states(steps)[2:] == ["skipped"] * 6 and not rig.upstream.seen
+
+
+@pytest.mark.parametrize("transport", ["auto", "sse"])
+def test_a_server_of_the_old_transport_is_met_and_lists_its_tools(rig, transport):
+    rig.upstream.script = OldServer()
+    record = {"name": "Old", "url": f"{rig.origin}/sse", "auth_type": "none"}
+    steps = rig.run(add(rig.app, record | {"transport": transport}))
+    assert steps[6].says.endswith("protocol 2024-11-05."), steps[6]
+    assert steps[7].state in ("ok", "warn"), steps[7]
 
 
 # -- parts -----------------------------------------------------------------------------------------

@@ -95,6 +95,25 @@ def test_where_people_sign_in_it_waits_for_the_admin_and_goes_on(rig, admin):
     assert CANARY not in done.text + json.dumps(rows(rig.app, CheckRun)[0].steps)
 
 
+def test_where_tokens_are_kept_it_goes_on_with_the_connection(rig, admin):
+    rig.mcp = rig.wants_token
+    rig.token = lambda seen: says({"error": "invalid_grant"}, 400)
+    kept = {"token_management": {"store_tokens": True, "auto_refresh": True}}
+    slug = rig.add(CODE, **kept)
+    url, page = run(admin, slug)
+    assert "To go on, connect your own account." in page.text
+    rig.token = lambda seen: says({**TOKEN, "scope": "repo", "refresh_token": f"{CANARY}-r"})
+    going = admin.submit(f"{url}/connect", at=url)
+    onward = re.search(r'href="(/oauth/connect/[^"]+)"', going.text)[1].replace("&amp;", "&")
+    state = parse_qs(urlsplit(admin.get(onward).headers["Location"]).query)["state"][0]
+    back = admin.get("/oauth/callback", query_string={"code": "good", "state": state})
+    assert back.headers["Location"] == url
+    done = admin.get(url).text
+    assert "It works, with one doubt." in done and "Not granted: read:user." in done
+    asked = len(rig.asked("/token"))
+    assert "It works, with one doubt." in admin.get(url).text and len(rig.asked("/token")) == asked
+
+
 def turn_off(app, slug: str) -> None:
     with app.app_context():
         gateways.find(slug).is_enabled = False

@@ -10,7 +10,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 
-from flask import Blueprint, Response, flash, redirect, render_template, stream_template, url_for
+from flask import (
+    Blueprint,
+    Response,
+    flash,
+    get_flashed_messages,
+    redirect,
+    render_template,
+    stream_template,
+    url_for,
+)
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import generate_csrf
 from werkzeug.wrappers import Response as AnyResponse
@@ -38,7 +47,6 @@ MARKS = {  # mark, icon, and the word for who cannot see them
     "skipped": ("off", "draft", "not run"),
     "waiting": ("warn", "draft", "waits for you"),
 }
-WORDS = {"ok": "Passed", "warn": "Passed, with doubts", "bad": "Failed", None: "Not finished"}
 
 
 @bp.post("/<slug>/checks")
@@ -55,9 +63,7 @@ def create(slug: str) -> ResponseReturnValue:
 def index(slug: str) -> ResponseReturnValue:
     gateway = gateways.find(slug)
     runs = check_runs.of_gateway(gateway.id)
-    return render_template(
-        "admin/gateways/checks.html", gateway=gateway, runs=runs, marks=MARKS, words=WORDS
-    )
+    return render_template("admin/gateways/checks.html", gateway=gateway, runs=runs)
 
 
 @bp.get("/<slug>/checks/<run_id>")
@@ -146,13 +152,15 @@ def _live(gateway: Gateway, kept: Kept, seen: Usable, caller: Caller) -> AnyResp
         held.close()
         return redirect(url_for(".show", slug=gateway.slug, run_id=kept.id), 303)
     generate_csrf()  # into the cookie, before the first byte is out
+    get_flashed_messages()  # out of it: this page shows them, and no other
     shown, by = _shown(gateway, kept) | {"is_live": True}, actor()
     before = [step for step in kept.steps if step.state != "waiting"]
+    later = check_runs.steps(kept.id, seen, caller, by=by)
     db.session.expunge_all()  # each step ends the transaction that these rows were read in
     reply = Response(
         stream_template(
             "admin/gateways/check.html",
-            **shown | {"steps": _with(before, check_runs.steps(kept.id, seen, caller, by=by))},
+            **shown | {"steps": _with(before, later, held)},
             verdict_of=lambda: check_runs.find(kept.id),
         ),
         mimetype="text/html",
@@ -162,9 +170,11 @@ def _live(gateway: Gateway, kept: Kept, seen: Usable, caller: Caller) -> AnyResp
     return reply
 
 
-def _with(before: list[Step], later: Iterator[Step]) -> Iterator[Step]:
-    yield from before
-    yield from later
+def _with(before: list[Step], later: Iterator[Step], held: ExitStack) -> Iterator[Step]:
+    """What is held is not needed after the last of them."""
+    with held:
+        yield from before
+        yield from later
 
 
 def _shown(gateway: Gateway, kept: Kept) -> dict[str, object]:
