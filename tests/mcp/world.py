@@ -61,11 +61,14 @@ def user(app, email: str = "alice@example.com") -> str:
 
 def connect(app, slug: str = "acme", email: str = "alice@example.com", **values: Any) -> None:
     """As after a consent: a token that lives for an hour. Called again: a new consent."""
+    name_of_config = values.pop("config", "default")
     token = values.pop("token", f"at-{email.partition('@')[0]}-{slug}")
     user_id, now = user(app, email), int(time.time() * 1000)
     with app.app_context():
         config = db.session.scalars(
-            sa.select(OAuthConfig).join(Gateway).where(Gateway.slug == slug)
+            sa.select(OAuthConfig)
+            .join(Gateway)
+            .where(Gateway.slug == slug, OAuthConfig.name == name_of_config)
         ).one()
         is_shared = config.grant_type == "client_credentials"
         owner_key = "shared" if is_shared else f"user:{user_id}"

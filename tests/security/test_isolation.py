@@ -1,6 +1,6 @@
 """Three people, three gateways, and whatever they may do in any order: who is called as whom.
 
-One OAuth config per gateway, as a second one for some of its tools is not built yet.
+Each gateway has a second OAuth config for some of its tools, so each person has two accounts there.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from hypothesis.stateful import run_state_machine_as_test as run
 
-from app import gateways, specs
+from app import gateways, specs, tool_configs
 from app.audit import SYSTEM
 from app.db import db, recent
-from app.models import CatalogEntry, Connection, Gateway, ParkedCall
+from app.models import CatalogEntry, Connection, Gateway, OAuthConfig, ParkedCall
 from app.oauth import keeping
 from app.secretbox import box, cell
 from app.specs import GatewaySpec
@@ -35,7 +35,18 @@ WHERE = ["one", "two", "three"]
 people, places = st.sampled_from(WHO), st.sampled_from(WHERE)
 eras = st.sampled_from(["modern", "legacy"])
 tools = st.sampled_from(["echo", "two__echo", "one__add", "three__"])
+accounts = st.sampled_from(["default", "second"])
+SECOND = {"name": "second", "tool_patterns": [{"match": "two__*"}], "scopes": ["more"]}
 TOKEN = re.compile(r"at~(\w+)~(\w+)~\d+")
+
+
+def account_of(tool: str) -> str:
+    return "second" if tool.startswith("two__") else "default"
+
+
+def place(where: str, account: str) -> str:
+    """What a token is made for."""
+    return where if account == "default" else f"{where}_{account}"
 
 
 class Outside:
@@ -56,14 +67,20 @@ class Outside:
         slug = seen.path.strip("/")
         token = (seen.header("Authorization") or "").removeprefix("Bearer ")
         found = TOKEN.fullmatch(token)
-        if found is None or found[2] != slug:
-            self.wrong.append(f"{token} at {seen.path}")
+        if found is None or found[2] not in self._good_for(seen, slug):
+            self.wrong.append(f"{token} at {seen.path}: {seen.body!r}")
             return Said(401)
-        return Said(401) if token in self.refused else self._in_session(seen, found[1])
+        return Said(401) if token in self.refused else self._in_session(seen, *found.groups())
 
-    def _in_session(self, seen: Seen, person: str) -> Said:
-        """Each person's own session, whatever their token is by now."""
-        mine, shown = f"up-{person}", seen.header("Mcp-Session-Id")
+    def _good_for(self, seen: Seen, slug: str) -> list[str]:
+        """A session may be opened with either account, a tool is called with its own."""
+        if seen.rpc == "tools/call":
+            return [place(slug, account_of(seen.json["params"]["name"]))]
+        return [place(slug, account) for account in ("default", "second")]
+
+    def _in_session(self, seen: Seen, person: str, made_for: str) -> Said:
+        """Each account's own session, whatever their token is by now."""
+        mine, shown = f"up-{person}-{made_for}", seen.header("Mcp-Session-Id")
         if shown not in (None, mine):
             self.wrong.append(f"{person} in the session {shown}")
         headers = [(k, "up-1" if k.lower() == "mcp-session-id" else v) for k, v in seen.headers]
@@ -90,49 +107,54 @@ class Isolation(RuleBasedStateMachine):
     def everybody_connects(self) -> None:
         self.upstream.script = self.outside = Outside()
         self.upstream.seen.clear()
-        self.connected: set[tuple[str, str]] = set()
-        self.have_been_refused: set[tuple[str, str]] = set()
+        self.connected: set[tuple[str, str, str]] = set()
+        self.have_been_refused: set[tuple[str, str, str]] = set()
         with self.app.app_context():
             for model in (ParkedCall, CatalogEntry, Connection):
                 db.session.execute(sa.delete(model))
             db.session.commit()
         for (who, where), client in self.clients.items():
             client.session = None
-            self.connects(who, where)
+            self.connects(who, where, "default")
 
-    @rule(who=people, where=places)
-    def connects(self, who: str, where: str) -> None:
-        name = who.partition("@")[0]
-        connect(self.app, where, who, token=self.outside.token(name, where))
+    @rule(who=people, where=places, account=accounts)
+    def connects(self, who: str, where: str, account: str) -> None:
+        name, made_for = who.partition("@")[0], place(where, account)
+        token = self.outside.token(name, made_for)
+        connect(self.app, where, who, token=token, config=account)
         with self.app.app_context():
-            query = sa.select(Connection).join(Gateway, Gateway.id == Connection.gateway_id)
             mine = Connection.owner_key == f"user:{world.user(self.app, who)}"
-            row = db.session.scalars(query.where(Gateway.slug == where, mine)).one()
-            sealed = box().seal(f"rt~{name}~{where}", where=cell(row, "refresh_token_sealed"))
+            config_id = self._config(where, account)
+            query = sa.select(Connection).where(mine, Connection.oauth_config_id == config_id)
+            row = db.session.scalars(query).one()
+            sealed = box().seal(f"rt~{name}~{made_for}", where=cell(row, "refresh_token_sealed"))
             row.refresh_token_sealed = sealed
             db.session.commit()
-        self.connected.add((who, where))
+        self.connected.add((who, where, account))
 
-    @rule(who=people, where=places)
-    def leaves(self, who: str, where: str) -> None:
-        if (who, where) in self.connected:
+    @rule(who=people, where=places, account=accounts)
+    def leaves(self, who: str, where: str, account: str) -> None:
+        """One account; the other stays."""
+        if (who, where, account) in self.connected:
             with self.app.app_context():
-                keeping.forget(world.caller(self.app, who), where, by=SYSTEM)
+                config_id = self._config(where, account)
+                caller = world.caller(self.app, who)
+                keeping.forget(caller, where, by=SYSTEM, config_id=config_id)
                 db.session.commit()
-        self.connected.discard((who, where))
+        self.connected.discard((who, where, account))
 
-    @rule(who=people, where=places)
-    def is_refused(self, who: str, where: str) -> None:
+    @rule(who=people, where=places, account=accounts)
+    def is_refused(self, who: str, where: str, account: str) -> None:
         """Their token ends at the server. It is renewed with theirs, and with nobody else's.
 
         Once: within a minute a server that refuses again is told of, and not obeyed.
         """
-        if (who, where) in self.have_been_refused:
+        if (who, where, account) in self.have_been_refused:
             return
-        self.have_been_refused.add((who, where))
+        self.have_been_refused.add((who, where, account))
         for seen in self.upstream.seen:
             token = (seen.header("Authorization") or "").removeprefix("Bearer ")
-            if token.startswith(f"at~{who.partition('@')[0]}~{where}~"):
+            if token.startswith(f"at~{who.partition('@')[0]}~{place(where, account)}~"):
                 self.outside.refused.add(token)
 
     @rule(who=people, where=places)
@@ -143,13 +165,14 @@ class Isolation(RuleBasedStateMachine):
     def calls(self, who: str, where: str, tool: str, era: str) -> None:
         client = self.clients[who, where]
         reply = client.call(tool, era=era)
-        if (who, where) not in self.connected:
+        if (who, where, account_of(tool)) not in self.connected:
             assert "at~" not in reply.text
             return
         said = client.text(reply)
         found = TOKEN.search(said)
         assert said.startswith(f"{tool} by Bearer at~") and found is not None
-        assert (found[1], found[2]) == (who.partition("@")[0], where)
+        made_for = place(where, account_of(tool))
+        assert (found[1], found[2]) == (who.partition("@")[0], made_for)
 
     @rule(order=st.permutations(WHO), where=places, tool=tools, era=eras)
     def everybody_calls(self, order: list[str], where: str, tool: str, era: str) -> None:
@@ -172,11 +195,15 @@ class Isolation(RuleBasedStateMachine):
         for host in ("localhost", "127.0.0.1"):
             with self.app.app_context():
                 self._move(where, host)
-        self.connected = {(who, at) for who, at in self.connected if at != where}
+        self.connected = {one for one in self.connected if one[1] != where}
 
     @invariant()
     def no_token_was_seen_elsewhere(self) -> None:
         assert self.outside.wrong == []
+
+    def _config(self, where: str, account: str) -> str:
+        query = sa.select(OAuthConfig.id).join(Gateway).where(Gateway.slug == where)
+        return str(db.session.scalar(query.where(OAuthConfig.name == account)))
 
     def _move(self, where: str, host: str) -> None:
         gateway = gateways.find(where)
@@ -194,6 +221,9 @@ def test_sec_033_sec_034_everybody_is_called_with_their_own_token_only(app, upst
     config = CODE | {"token_url": f"{upstream.origin}/token", "token_management": KEPT}
     for where in WHERE:
         add(app, f"{upstream.origin}/{where}", where, auth_type="oauth", oauth_config=config)
+        with app.app_context():
+            tool_configs.replace(gateways.find(where), [SECOND], by=SYSTEM)
+            db.session.commit()
     clients = {(who, where): Client(app, where, who) for who in WHO for where in WHERE}
     here = {"app": app, "upstream": upstream, "clients": clients}
     how = settings(
