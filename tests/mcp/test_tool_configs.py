@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 import pytest
 import sqlalchemy as sa
 
-from app import gateways, tool_configs
+from app import gateways, specs, tool_configs, tool_standing
 from app.audit import SYSTEM
 from app.db import db, recent
 from app.errors import Invalid
@@ -278,3 +278,89 @@ def test_step_up_asks_for_the_union(app, upstream):
         )
     upstream.script = wants("b", unless="nobody")
     assert failure_of(client.call())["code"] == "step_up_exhausted"
+
+
+@pytest.mark.parametrize("renews", [True, False])
+def test_step_up_on_a_401_that_names_a_right_not_asked_for(app, upstream, provider, renews):
+    """Some servers say so instead of a 403. The token is renewed first, once."""
+    add(app, upstream.url, **oauth())
+    connect(app, scopes_requested=["a"])
+    new = {"access_token": "at-2", "token_type": "Bearer", "refresh_token": "rt-2"}
+    refused = {"status_code": 400, "json": {"error": "invalid_grant"}}
+    asked = provider.post(CODE["token_url"], **({"json": new} if renews else refused))
+
+    def script(seen):
+        if seen.rpc == "tools/call":
+            return Said(401, b"", {"WWW-Authenticate": 'Bearer scope="b", error="invalid_token"'})
+        return dual(seen)
+
+    upstream.script = script
+    said = json.dumps(body_of(Client(app).call()))
+    assert "?ask=" in said and asked.call_count == 1
+    assert ("insufficient_scope" in said) == renews
+    with app.app_context():
+        wanted = db.session.scalar(sa.text("SELECT scopes_wanted FROM parked_call"))
+    assert json.loads(wanted) == (["a", "b"] if renews else ["b"])
+
+
+def test_a_401_about_no_other_right_is_no_step_up(app, upstream, provider):
+    add(app, upstream.url, **oauth())
+    connect(app, scopes_requested=["a"])
+    new = {"access_token": "at-2", "token_type": "Bearer", "refresh_token": "rt-2"}
+    provider.post(CODE["token_url"], json=new)
+    upstream.script = lambda seen: (
+        Said(401, b"", {"WWW-Authenticate": 'Bearer scope="a"'})
+        if seen.rpc == "tools/call"
+        else dual(seen)
+    )
+    assert failure_of(Client(app).call())["code"] == "token_refused"
+
+
+def test_what_shares_the_client_follows_it_to_another_provider(app, acme):
+    """And what was granted at the old one is ended; a config with its own client stays."""
+    give(app, WRITE, DELETE | OWN)
+    grant(app, "Writing", "at-write")
+    grant(app, "Deleting", "at-delete")
+    with app.app_context():
+        gateway = gateways.find("acme")
+        record = gateways.record(gateway)
+        moved = {"token_url": "https://new.test/token", "client_id": "new", "client_secret": "s9"}
+        moved |= {"authorization_url": "https://new.test/go"}
+        config = record["oauth_config"] | moved
+        kept = {name: value for name, value in record.items() if name not in specs.GIVEN}
+        spec = specs.read(specs.GatewaySpec, kept | {"oauth_config": config})
+        gateways.update(gateway, spec, by=SYSTEM)
+        db.session.commit()
+        rows = {row.name: row for row in db.session.scalars(sa.select(OAuthConfig))}
+        assert rows["Writing"].registration is rows["default"].registration
+        assert rows["Writing"].token_url == rows["Writing"].settings["token_url"]
+        assert rows["Writing"].token_url == "https://new.test/token"
+        assert rows["Writing"].settings["scopes"] == ["write"]
+        assert rows["Deleting"].token_url == CODE["token_url"]
+        assert rows["Deleting"].registration.client_id == "other"
+        states = {
+            row.oauth_config_id: row.state for row in db.session.scalars(sa.select(Connection))
+        }
+        assert states == {
+            rows["default"].id: "orphaned",
+            rows["Writing"].id: "orphaned",
+            rows["Deleting"].id: "active",
+        }
+
+
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+def test_some_tools_use_a_shared_account(app, acme, upstream, provider, era):
+    """Nobody signs in for them, and the others keep to each person's own."""
+    give(app, WRITE | {"grant_type": "client_credentials"})
+    asked = provider.post(
+        CODE["token_url"], json={"access_token": "cc-1", "token_type": "Bearer", "expires_in": 60}
+    )
+    if era == "legacy":
+        acme.initialize()
+    assert acme.text(acme.call("write_it", era=era)) == "write_it by Bearer cc-1"
+    assert acme.text(acme.call("echo", era=era)) == "echo by Bearer at-default"
+    sent = parse_qs(asked.request_history[0].text)
+    assert (sent["grant_type"], sent["scope"]) == (["client_credentials"], ["write"])
+    with app.app_context():
+        page = tool_standing.parts(caller(app), "acme")
+    assert [(part.name, part.is_personal) for part in page] == [("Writing", False)]
