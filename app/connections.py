@@ -31,6 +31,7 @@ class Connected(Held):
     failing_ms: int | None  # since the first failure of those in a row
     last_refresh_ms: int | None
     config_id: str
+    config_name: str | None  # of an OAuth config for some tools; None: the gateway's own
     settings: dict[str, Any]
 
     @property
@@ -124,6 +125,7 @@ def _read(*which: sa.ColumnElement[bool], part: slice = slice(None)) -> list[Con
     query = (
         sa.select(*held, c.failing_ms, c.last_refresh_ms, User.email, o.settings)
         .add_columns(o.id.label("config_id"))
+        .add_columns(sa.case((o.is_default, None), else_=o.name).label("config_name"))
         .add_columns(g.slug, g.name.label("gateway_name"), g.is_enabled)
         .add_columns(c.access_token_sealed.is_not(None).label("has_access"))
         .add_columns(c.refresh_token_sealed.is_not(None).label("has_refresh"))

@@ -28,20 +28,31 @@ class Part:
 
 
 def parts(caller: Caller, slug: str) -> list[Part]:
-    """In the order in which they are tried. One query, no transaction that stays."""
+    """In the order in which they are tried."""
+    return every(caller, slug).get(slug, [])
+
+
+def every(caller: Caller, slug: str | None = None) -> dict[str, list[Part]]:
+    """Of every gateway that has some, by slug. One query, no transaction that stays."""
     o, c = OAuthConfig, Connection
     owner = sa.case((o.grant_type == "client_credentials", "shared"), else_=caller.owner_key)
     query = (
         sa.select(o.id, o.name, o.tool_patterns, o.grant_type, o.settings, o.discovered)
+        .add_columns(Gateway.slug)
         .add_columns(c.state, c.scopes_granted, c.access_token_sealed.is_not(None).label("has"))
         .join(Gateway, Gateway.id == o.gateway_id)
         .outerjoin(c, sa.and_(c.oauth_config_id == o.id, c.owner_key == owner))
-        .where(Gateway.slug == slug, Gateway.is_enabled, Gateway.auth_type == "oauth")
+        .where(Gateway.is_enabled, Gateway.auth_type == "oauth")
         .where(~o.is_default)
         .order_by(o.position, o.name)
     )
+    if slug is not None:
+        query = query.where(Gateway.slug == slug)
+    found: dict[str, list[Part]] = {}
     with db.engine.connect() as link:
-        return [_part(row) for row in link.execute(query)]
+        for row in link.execute(query):
+            found.setdefault(row.slug, []).append(_part(row))
+    return found
 
 
 def _part(row: sa.Row) -> Part:  # type: ignore[type-arg]

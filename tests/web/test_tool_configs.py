@@ -7,13 +7,14 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from app import gateways, tool_configs
+from app import gateways, people, tool_configs
 from app.audit import SYSTEM
 from app.db import db, utcnow
 from app.errors import Conflict
 from app.models import AuditEvent, BrowserSession, ClientRegistration, Connection, OAuthConfig
 from app.secretbox import box, cell
 from tests.conftest import PASSWORD, rows
+from tests.oauth import acme
 from tests.web.registry import CANARY, KEEPING, NONE, add, connect, drawn, send
 
 HERE = "/admin/gateways/keeping"
@@ -57,13 +58,15 @@ def errors(page) -> str:
 
 
 def grant(app, name: str = "Writing") -> None:
-    connection_id = connect(app, "keeping", "admin@example.com", access_token_sealed=None)
+    """A living connection to it."""
     with app.app_context():
-        row = db.session.get(Connection, connection_id)
         config = db.session.scalars(sa.select(OAuthConfig).filter_by(name=name)).one()
-        row.oauth_config_id, row.registration_id = config.id, config.registration_id
+        user = people.named("admin@example.com")
+        row = Connection(oauth_config_id=config.id, gateway_id=config.gateway_id, state="active")
+        row.user_id, row.owner_key = user.id, f"user:{user.id}"
+        row.registration_id = config.registration_id
         row.access_token_sealed = box().seal("at", where=cell(row, "access_token_sealed"))
-        row.refresh_token_sealed = None
+        db.session.add(row)
         db.session.commit()
 
 
@@ -166,6 +169,19 @@ def test_one_is_deleted_with_its_connections(app, keeping):
     assert keeping.get(there).status_code == 404
 
 
+def test_lists_of_connections_name_it(app, keeping):
+    send(keeping, NEW, **WRITING)
+    own = "Writing, for write_*, the resource file:*:"
+    assert f"{own} Not connected" in text_of(keeping.get("/connections"))
+    connect(app, "keeping", "admin@example.com")
+    grant(app)
+    assert f"{own} Connected" in text_of(keeping.get("/connections"))
+    page = text_of(keeping.get(f"{HERE}/people"))
+    assert page.count("admin@example.com Writing") == 1
+    [one] = [row for row in rows(app, Connection) if row.access_token_sealed != "a"]
+    assert "For the tools of Writing" in text_of(keeping.get(f"{HERE}/people/{one.id}"))
+
+
 def test_nobody_is_signed_out_unasked(app, keeping):
     send(keeping, NEW, **WRITING, **OWN)
     grant(app)
@@ -218,3 +234,32 @@ def test_a_gateway_without_oauth_has_none(app, admin):
     add(app, NONE)
     assert "OAuth per tool" not in admin.get("/admin/gateways/open").text
     assert admin.get("/admin/gateways/open/configs/new").status_code == 404
+
+
+# -- what a person is told when they come back -----------------------------------------------------
+
+
+def config_id(app) -> str:
+    return url(app).rpartition("/")[2]
+
+
+def test_who_connected_one_is_told_for_which_tools(app, keeping, provider):
+    send(keeping, NEW, **WRITING)
+    provider.post(KEEPING["oauth_config"]["token_url"], json=acme.GOOD)
+    acme.leave(keeping, "keeping", config=config_id(app)).back()
+    said = text_of(keeping.get("/connections/keeping"))
+    assert "Keeping, for write_*, the resource file:*, is connected." in said
+    assert [row.oauth_config_id for row in rows(app, Connection)] == [config_id(app)]
+
+
+def test_rights_that_a_new_consent_takes_away_are_named(app, keeping, provider):
+    """Some providers grant what is asked for now, and end what was granted before."""
+    scopes = ["repo read:user", "repo"]
+    told = [{"json": acme.GOOD | {"scope": scope}} for scope in scopes]
+    provider.post(KEEPING["oauth_config"]["token_url"], told)
+    acme.leave(keeping, "keeping").back()
+    assert "are gone with it" not in text_of(keeping.get("/connections/keeping"))
+    acme.leave(keeping, "keeping").back()
+    said = text_of(keeping.get("/connections/keeping"))
+    assert "Rights you had before are gone with it: read:user." in said
+    assert "It did not grant all that was asked for. Missing: read:user." in said

@@ -75,6 +75,7 @@ def _record(one: Connected) -> dict[str, Any]:
         "id": one.id,
         "gateway": one.slug,
         "gateway_name": one.gateway_name,
+        "config": one.config_name,  # None: the gateway's own
         "person": one.email,  # None: the shared account
         "state": one.state,
         "reason": one.reason,

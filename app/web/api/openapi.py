@@ -131,7 +131,8 @@ _CONNECTION: Schema = {
     "properties": {
         **{name: _TEXT for name in ("id", "gateway", "gateway_name")},
         "state": {"type": "string", "enum": [*LIVING, *OVER]},
-        **{name: _OR_NULL for name in ("person", "reason", "since", "account", "error")},
+        **{name: _OR_NULL for name in ("person", "config", "reason", "since", "account")},
+        "error": _OR_NULL,
         **{name: _OR_NULL for name in ("expires_at", "next_try_at", "connected_at")},
         **{name: _OR_NULL for name in ("last_refresh_at", "last_used_at")},
         **{

@@ -17,8 +17,8 @@ from ...errors import (
     ConsentFailed,
     NotFound,
     UpstreamError,
+    code_of,
     for_person,
-    texts,
 )
 from ...oauth import flow, keeping, parked, stepping, timeline
 from ...states import badge
@@ -37,7 +37,9 @@ bp = Blueprint("connections", __name__, url_prefix="/connections")
 def index() -> ResponseReturnValue:
     rows = [shown(one) for one in access.standings(person())]
     rows.sort(key=lambda one: one.words.rank)
-    return render_template("connections.html", rows=rows)
+    every = tool_standing.every(person())
+    parts = {slug: [(part, _badge(part)) for part in found] for slug, found in every.items()}
+    return render_template("connections.html", rows=rows, parts=parts)
 
 
 @bp.get("/<slug>")
@@ -152,7 +154,7 @@ def _problem(one: Shown) -> AppError | None:
     if one.held is None or one.held.state not in ("failing", "needs_reauth"):
         return None
     is_over = one.held.state == "needs_reauth"
-    code = one.held.reason if is_over else one.held.last_error_code
-    if code not in texts():
+    code = code_of(one.held.reason if is_over else one.held.last_error_code)
+    if code is None:
         return None
     return for_person(AppError(code, host=one.host), is_admin=person().is_admin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import flash, url_for
 from markupsafe import Markup
 
-from ... import access
+from ... import access, tool_standing
 from ...access import Caller
 from ...db import utcnow
 from ...errors import AppError
@@ -23,11 +23,14 @@ def say(caller: Caller, finished: Finished) -> None:
     if finished.tokens is not None:
         flash(f"You signed in to {name}. It keeps no tokens, so each call asks again.", "success")
         return
-    parts = [f"{name} is connected{f' as {account}' if account else ''}."]
+    further = _further(caller, finished)
+    of_tools = f", for {', '.join(further.serves)}," if further is not None else ""
+    parts = [f"{name}{of_tools} is connected{f' as {account}' if account else ''}."]
     count = _tools(caller, finished.slug)
     if count:
         parts.append(f"{many(count, 'tool is', 'tools are')} ready.")
-    parts.append(_forecast(shown(access.standing(caller, finished.slug))))
+    if further is None:
+        parts.append(_forecast(shown(access.standing(caller, finished.slug))))
     link = Markup(' <a href="{}">Try a tool</a>').format(
         url_for("tools.index", gateway=finished.slug)
     )
@@ -37,6 +40,12 @@ def say(caller: Caller, finished: Finished) -> None:
         flash(f"It did not grant all that was asked for. Missing: {missing}.", "warn")
     if finished.lost:
         flash(f"Rights you had before are gone with it: {', '.join(finished.lost)}.", "warn")
+
+
+def _further(caller: Caller, finished: Finished) -> tool_standing.Part | None:
+    """The OAuth config for some tools that it was about. None: the gateway's own."""
+    every = tool_standing.parts(caller, finished.slug)
+    return next((part for part in every if part.config_id == finished.config_id), None)
 
 
 def _tools(caller: Caller, slug: str) -> int:
