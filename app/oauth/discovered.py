@@ -115,11 +115,20 @@ def effective(spec: OAuthConfigSpec, found: Discovered) -> OAuthConfigSpec:
     if spec.offline is None and OFFLINE in (found.scopes_offered or ()):
         params = {"prompt": "consent"} if found.is_openid else {}
         changes["offline"] = Offline(scopes=[OFFLINE], params=params)
-    if spec.token_endpoint_auth_method == "auto" and not _takes_basic(found):  # noqa: S105  # a name
-        changes["token_endpoint_auth_method"] = "post"  # noqa: S105  # for a client with a secret
+    if spec.token_endpoint_auth_method == "auto":  # noqa: S105  # a name
+        changes["token_endpoint_auth_method"] = _method(found)
     return spec.model_copy(update=changes)
 
 
-def _takes_basic(found: Discovered) -> bool:
-    """Nothing listed means that (RFC 8414 section 2)."""
-    return found.auth_methods is None or "client_secret_basic" in found.auth_methods
+def _method(found: Discovered) -> str:
+    """What `auto` comes to there; registration.method_of looks at what the client has, too.
+
+    private_key_jwt: and a client with a secret sends it by `post`, as Basic is not listed.
+    """
+    listed = found.auth_methods
+    if listed is None:  # which means Basic (RFC 8414 section 2); who has a key alone may try it
+        return "auto"
+    takes_basic = "client_secret_basic" in listed
+    if "private_key_jwt" in listed:
+        return "auto" if takes_basic else "private_key_jwt"
+    return "basic" if takes_basic else "post"

@@ -52,12 +52,15 @@ def client_for(
 
 
 def method_of(us: ClientRegistration, spec: OAuthConfigSpec) -> str:
-    """How this client shows who it is: as said or granted, else by a key if there is one, else as
-    the metadata says (oauth.md 2.4).
+    """How this client shows who it is: as said or granted, else by a key if there is one and the
+    metadata does not leave that out, else as the metadata says (oauth.md 2.4).
     """
     if us.auth_method != "auto":
         return us.auth_method
-    return "private_key_jwt" if us.private_key_sealed else spec.token_endpoint_auth_method
+    there = spec.token_endpoint_auth_method
+    if us.private_key_sealed and there in ("auto", "private_key_jwt"):
+        return "private_key_jwt"
+    return "post" if there == "private_key_jwt" else there
 
 
 def audience_of(spec: OAuthConfigSpec, token_url: str | None) -> str:
@@ -85,6 +88,19 @@ def redirect_uri(spec: OAuthConfigSpec, slug: str) -> str:
     if spec.redirect_uri not in (None, callback_uri(), callback_uri(slug)):
         raise Conflict("redirect_foreign", redirect=callback_uri())
     return spec.redirect_uri or callback_uri()
+
+
+def drifted_from(registration_id: str | None, today: str) -> str | None:
+    """The redirect URI of the day a client was typed, where it is another one today: its provider
+    may know only that. Clients that we made ourselves are made again.
+    """
+    query = sa.select(ClientRegistration.redirect_uri).where(
+        ClientRegistration.id == registration_id,
+        ClientRegistration.kind == "manual",
+        ClientRegistration.redirect_uri != today,
+    )
+    with db.engine.connect() as link:
+        return link.scalar(query)
 
 
 def resource_of(spec: OAuthConfigSpec, gateway_url: str) -> str | None:

@@ -17,6 +17,7 @@ from app.errors import Invalid
 from app.models import Connection, Revocation
 from app.oauth import revocation, signing
 from app.oauth.client import OAuthClient
+from app.oauth.discovered import Discovered, effective
 from app.oauth.registration import client_for
 from app.oauth.replies import TokenSet
 from app.specs import GatewaySpec, OAuthConfigSpec
@@ -164,14 +165,14 @@ def test_whom_an_assertion_is_for_can_be_said(asked, said, audience):
 # -- what an admin says ------------------------------------------------------------------------
 
 
-def record(**oauth) -> GatewaySpec:
+def record(slug: str = "acme", /, **oauth) -> GatewaySpec:
     config = {
         "grant_type": "client_credentials",
         "token_url": TOKEN,
         "client_id": "cid",
         "token_endpoint_auth_method": "private_key_jwt",
     } | oauth
-    given = {"name": "Acme", "slug": "acme", "url": "https://192.0.2.1/mcp", "auth_type": "oauth"}
+    given = {"name": "Acme", "slug": slug, "url": "https://192.0.2.1/mcp", "auth_type": "oauth"}
     return specs.read(GatewaySpec, given | {"oauth_config": config})
 
 
@@ -203,6 +204,27 @@ def test_a_key_that_cannot_sign_so_is_refused_in_words(oauth, field, word):
     [(path, sentence)] = refused.value.fields.items()
     assert path == f"oauth_config.{field}" and word in sentence
     assert EC.splitlines()[1] not in sentence
+
+
+LISTED = {  # what the metadata lists -> how who has a key, a secret, or both shows who it is
+    None: ("private_key_jwt", "basic", "private_key_jwt"),
+    ("client_secret_basic",): ("none", "basic", "basic"),
+    ("client_secret_post", "none"): ("none", "post", "post"),
+    ("private_key_jwt",): ("private_key_jwt", "post", "private_key_jwt"),
+    ("private_key_jwt", "client_secret_basic"): ("private_key_jwt", "basic", "private_key_jwt"),
+}
+
+
+@pytest.mark.parametrize(("listed", "ways"), LISTED.items(), ids=str)
+def test_auto_signs_only_where_the_provider_takes_that(listed, ways):
+    found = Discovered(issuer=ISSUER, fetched_ms=0, token_endpoint=TOKEN, auth_methods=listed)
+    held = [{"client_private_key": EC, "client_secret": None}, {"client_secret": "s"}]
+    for number, (more, way) in enumerate(zip([*held, held[0] | held[1]], ways, strict=True)):
+        spec = record(f"acme{number}", token_endpoint_auth_method="auto", **more)  # noqa: S106
+        registration_id = gateways.create(spec, by=SYSTEM).oauth_config.registration_id
+        db.session.commit()
+        us = client_for(registration_id, effective(spec.oauth_config, found))
+        assert us.registration.method == way
 
 
 @pytest.mark.parametrize("name", ["tls_client_auth", "self_signed_tls_client_auth"])
