@@ -65,6 +65,12 @@ SENSITIVE = {  # a route -> the page that holds its form, what is typed, and how
         lambda app: any(gateway.name == "Vault" for gateway in rows(app, Gateway)),
     ),
 }
+CONFIRMED = {  # buttons, behind a page of their own that asks
+    "/admin/gateways/<slug>/checks/<run_id>/published",
+    "/admin/gateways/<slug>/register",
+    "/admin/gateways/<slug>/provider",
+    "/admin/gateways/<slug>/checks/<run_id>/published",
+}
 REVIEWED = {  # what asks for nothing, and why
     "/login": "the password is what it takes",
     "/setup": "nobody is there yet",
