@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ __all__ = ["upstream"]  # the fixture
 KEPT = {"store_tokens": True, "auto_refresh": True}
 MODES = pytest.mark.parametrize("mode", ["auto", "legacy"])
 VERSIONS = {"auto": MODERN, "legacy": "2025-11-25"}
-LINK = re.compile(r"http://[^\s\"\\]+/connections/\w+\?ask=[\w.-]+")
+LINK = re.compile(r"http://[^\s\"\\]+/connections/[\w-]+\?ask=[\w.-]+")
 
 
 class Session:
@@ -34,10 +34,8 @@ class Session:
 
     def __init__(self, home: Path, url: str, token: str, *flags: str) -> None:
         script = Path(__file__).with_name("mcp_session.py")
-        command = [home / "venv" / "bin" / "python", script, url, token, *flags]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        command = [str(script), url, token, *flags]
+        self._process = rigs.sdk(home).start(command, env=os.environ, stderr=2)
         self.version = self._heard()["version"]
 
     def _heard(self) -> dict[str, Any]:
@@ -116,17 +114,13 @@ class Place:
 
 
 @pytest.fixture
-def places(rig_home, oidc, mcp, gateway_server, probe) -> Iterator[Callable[..., Place]]:
-    """places(workers=2, transport="sse")"""
+def places(rig_home, stages, probe) -> Iterator[Callable[..., Place]]:
+    """places(workers=2, transport="sse"): the stage of this kind; name your own gateways."""
     with ExitStack() as opened:
 
         def start(*, workers: int = 1, **server: Any) -> Place:
-            op, node = oidc(), gateway_server(workers=workers)
-            upstream = mcp(issuer=op.url, **server)
-            back = f"{node.url}/oauth/callback"
-            op.debug("config", {"resources": [upstream.url], "redirects": [back]})
-            who = node.admin(), node.token()
-            return Place(rig_home, node, op, upstream, *who, probe, opened)
+            at = stages(workers=workers, **server)
+            return Place(rig_home, at.node, at.op, at.server, at.enter(), at.token, probe, opened)
 
         yield start
 
@@ -138,9 +132,8 @@ def plain(rig_home, gateway_server, upstream, probe) -> Iterator[Callable[..., A
 
         def start(url: str = "", **how: Any) -> Place:
             node = gateway_server(**how)
-            node.flask(
-                "gateways", "add", "-", stdin=json.dumps({"name": "x", "url": url or upstream.url})
-            )
+            record = {"name": "x", "url": url or upstream.url, "auth_type": "none"}
+            node.flask("gateways", "add", "-", stdin=json.dumps(record))
             who = node.admin(), node.token()
             return Place(rig_home, node, None, None, *who, probe, opened)
 
@@ -177,10 +170,10 @@ def test_old_sse_upstream(places, mode):
     """README, promise 7, with the SDK's server of the old transport."""
     place = places(workers=2, transport="sse")
     assert place.server.url.endswith("/sse")
-    place.add("mine", token_management=KEPT)
-    place.add("shared", grant="client_credentials")
-    place.connect("mine")
-    for slug, who in (("mine", "alice"), ("shared", "machine")):
+    place.add(f"mine-{mode}", token_management=KEPT)
+    place.add(f"shared-{mode}", grant="client_credentials")
+    place.connect(f"mine-{mode}")
+    for slug, who in ((f"mine-{mode}", "alice"), (f"shared-{mode}", "machine")):
         with place.session(slug, mode) as client:
             assert client.version == VERSIONS["legacy"]
             assert "whoami" in client.tools
@@ -205,15 +198,17 @@ def test_another_server_of_the_old_transport(plain, everything_sse, mode):
 def test_consent_in_a_running_session(places, mode):
     """One client from before the sign-in to its first real call (V7)."""
     place = places(workers=2)
-    place.add("mine", token_management=KEPT)
-    with place.session("mine", mode) as client:
+    slug = f"runs-{mode}"
+    place.add(slug, token_management=KEPT)
+    with place.session(slug, mode) as client:
         assert client.tools == ["gateway_connect"]
         asked = client.call("gateway_connect")
         assert asked["is_error"]
-        place.follow(LINK.search(asked["text"])[0], "mine")
+        place.follow(LINK.search(asked["text"])[0], slug)
         for _ in range(4):
             assert (
-                client.call("gateway_connect")["text"] == "mine is connected. List its tools again."
+                client.call("gateway_connect")["text"]
+                == f"{slug} is connected. List its tools again."
             )
         assert "whoami" in client.tools
         for _ in range(4):
@@ -223,21 +218,21 @@ def test_consent_in_a_running_session(places, mode):
 def test_a_client_that_opens_links_goes_on_by_itself(places):
     """C2: the call that asked is the one that answers."""
     place = places(workers=2)
-    place.add("mine", token_management=KEPT)
-    with place.session("mine", "auto", "--opens-links") as client:
+    place.add("opens", token_management=KEPT)
+    with place.session("opens", "auto", "--opens-links") as client:
         asked = client.call("whoami")
-        place.follow(asked["open"], "mine")
+        place.follow(asked["open"], "opens")
         assert json.loads(client.do(go=True)["text"])["sub"] == "alice"
 
 
 def test_a_legacy_client_that_opens_links_is_told_one(places):
     """C3, as the SDK shows it."""
-    place = places()
-    place.add("mine", token_management=KEPT)
-    with place.session("mine", "legacy", "--opens-links") as client:
+    place = places(workers=2)
+    place.add("legacy", token_management=KEPT)
+    with place.session("legacy", "legacy", "--opens-links") as client:
         said = client.call("whoami")["error"]
         assert said["code"] == -32042
-        place.follow(said["data"]["elicitations"][0]["url"], "mine")
+        place.follow(said["data"]["elicitations"][0]["url"], "legacy")
         assert json.loads(client.call("whoami")["text"])["sub"] == "alice"
 
 
@@ -245,11 +240,12 @@ def test_a_legacy_client_that_opens_links_is_told_one(places):
 def test_parked_call_runs_once(places, mode):
     """Storage off: consent, and the client's repetition has the result; the next one asks again."""
     place = places(workers=2)
-    place.add("asks")
-    with place.session("asks", mode) as client:
+    slug = f"asks-{mode}"
+    place.add(slug)
+    with place.session(slug, mode) as client:
         link = LINK.search(client.call("echo", text="once")["text"])[0]
         assert "echo" not in place.server.debug("stats")["calls"]
-        page = place.follow(link, "asks")
+        page = place.follow(link, slug)
         assert "once" in page.text
         assert client.call("echo", text="once") == {
             "text": "once",
