@@ -67,7 +67,7 @@ class Counted:
         """And wait for the page that this leads to."""
         self.clicks += 1
         with self.page.expect_navigation(wait_until="domcontentloaded"):
-            self.page.get_by_role(role, name=name).click()
+            self.page.get_by_role(role, name=name).first.click()
 
     def type(self, label: str, text: str) -> None:
         self.typed += 1

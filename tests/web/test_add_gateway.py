@@ -84,6 +84,7 @@ def test_a_pasted_url_needs_no_other_field(app, admin, published):
     assert f"This server uses OAuth at <strong>{there}</strong>" in page
     assert "registers us by itself. Nothing to fill in." in page
     assert f"People will be sent to {there}. Go on only if you trust it." in page
+    assert page.count("Save and test") == 2  # one needs no scrolling
     saved = send(admin, second)
     assert saved.status_code == 303, saved.text
     assert re.search(r"/admin/gateways/[^/]+/checks/", saved.headers["Location"])
@@ -97,7 +98,8 @@ def test_a_client_id_is_asked_for_where_nobody_registers_us(app, admin, publishe
     server, provider = published()
     provider.publish(registration_endpoint=...)
     second = paste(admin, server.url).headers["Location"]
-    assert "It wants a client ID" in admin.get(second).text
+    page = admin.get(second).text
+    assert "It wants a client ID" in page and page.count("Save and test") == 1
     refused = send(admin, second, name="Jira")
     assert refused.status_code == 422 and not rows(app, Gateway)
     assert "Enter the client ID you got from the provider." in refused.text

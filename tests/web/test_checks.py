@@ -84,6 +84,8 @@ def test_where_people_sign_in_it_waits_for_the_admin_and_goes_on(rig, admin):
     url, page = run(admin, slug)
     assert "To go on, connect your own account." in page.text and "List tools" not in page.text
     assert "Connect as admin@example.com" in admin.get(url).text
+    for above in (f"/admin/gateways/{slug}", f"/admin/gateways/{slug}/checks"):
+        assert "Waits for a sign-in" in admin.get(above).text
     going = admin.submit(f"{url}/connect", at=url)
     onward = re.search(r'href="(/oauth/connect/[^"]+)"', going.text)[1].replace("&amp;", "&")
     away = admin.get(onward).headers["Location"]

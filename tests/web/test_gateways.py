@@ -512,6 +512,7 @@ def test_what_was_changed_on_the_way_in_is_shown(app, admin):
     shown = admin.get(page.headers["Location"]).text
     assert "Cut from the token URL, as the gateway sets it: scope." in shown
     assert "A was added." in shown
+    assert "A was added." not in admin.get("/admin/gateways").text  # its check is streamed
 
 
 def test_sec_060_the_form_binds_its_own_fields_only(app, admin):
