@@ -21,7 +21,7 @@ TYPES = {  # what a filter offers -> beginnings of actions
     "sign-in": ("log", "session.", "setup"),
     "denied": ("access.",),
     "connections": ("connection.", "consent."),
-    "gateways": ("gateway.",),
+    "gateways": ("gateway.", "tool_config.", "client."),
     "users": ("user.",),
     "tokens": ("api_token.",),
     "server": ("key.", "audit.", "backup.", "tokens."),
@@ -231,10 +231,18 @@ _WORDS = {  # of an action, or of an action with an outcome
     "gateway.updated": "Changed the gateway {subject}",
     "gateway.deleted": "Deleted the gateway {subject}",
     "gateway.checked": "Checked the gateway {subject}",
-    "gateway.checked": "Checked the gateway {subject}",
     "gateway.switched_on": "Switched {subject} on",
     "gateway.switched_off": "Switched {subject} off",
     "gateway.provider_moved": "Left {subject} waiting for an admin",
+    "tool_config.added": "Added an OAuth config for some tools of {subject}",
+    "tool_config.changed": "Changed an OAuth config for some tools of {subject}",
+    "tool_config.removed": "Removed an OAuth config for some tools of {subject}",
+    "gateway.client_chosen": "Chose the client of {subject}",
+    "client.registered": "Registered a client at {subject}",
+    "client.refused": "Got no client from the provider of {subject}",
+    "client.widened": "Registered a client for more rights at {subject}",
+    "client.removed": "Removed a client at {subject}",
+    "client.forgotten": "Found that a provider had forgotten a client",
     "consent.begun": "Went to sign in at {subject}",
     "consent.finished": "Signed in at {subject}",
     "consent.refused": "Did not get through the sign-in at {subject}",
@@ -276,7 +284,8 @@ def _words(row: Mapping[Any, Any], details: Mapping[str, Any]) -> str:
         host = row["gateway_name"] or "the provider"
         return timeline.words(action, details, host) or action.replace(".", ": ").replace("_", " ")
     code = str(details.get("code") or "")
-    more = [_plain(path) for path in details.get("fields", ())]
+    more = [str(details["config"])] if "config" in details else []
+    more += [_plain(path) for path in details.get("fields", ())]
     more += [str(details["role"])] if "role" in details else []
     more += [_message(code, row["gateway_name"])] if code in texts() else []
     said = known.format(subject=subject)

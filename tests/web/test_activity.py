@@ -207,7 +207,8 @@ def test_sec_056_names_in_the_record_are_text(app, admin, text):
 
 # -- every action has words -----------------------------------------------------------------------
 
-KINDS = "access api_token audit backup connection consent gateway key login session user"
+KINDS = "access api_token audit backup client connection consent gateway key login session"
+KINDS += " tool_config user"
 ACTION = re.compile(rf"({KINDS.replace(' ', '|')})\.(?!html|id\b)[a-z_]+")
 
 

@@ -263,3 +263,11 @@ def test_rights_that_a_new_consent_takes_away_are_named(app, keeping, provider):
     said = text_of(keeping.get("/connections/keeping"))
     assert "Rights you had before are gone with it: read:user." in said
     assert "It did not grant all that was asked for. Missing: read:user." in said
+
+
+def test_the_activity_says_what_was_done_to_which(app, keeping):
+    send(keeping, NEW, **WRITING)
+    send(keeping, url(app), scopes="w x")
+    said = text_of(keeping.get("/admin/activity?type=gateways"))
+    assert "Added an OAuth config for some tools of Keeping: Writing" in said
+    assert "Changed an OAuth config for some tools of Keeping: Writing, scopes" in said
