@@ -24,4 +24,5 @@ def jwks() -> Response:
 @bp.after_request
 def for_an_hour(reply: Response) -> Response:
     reply.headers["Cache-Control"] = "public, max-age=3600"
+    reply.headers["Referrer-Policy"] = "no-referrer"
     return reply

@@ -16,8 +16,15 @@ from tests.security.world import ORIGIN, SAFE, World, state, told, unknown
 from tests.web.credentials import bearer, csrf_of
 
 OWNED = {"connection_id", "token_id", "which"}  # variables that name what one person has
-OF_ADMINS = {"user_id"}
-OF_EVERYBODY = {"slug", "name", "code", "filename"}  # gateways, and what is no secret
+OF_ADMINS = {"user_id", "config_id", "draft_id"}
+OF_GATEWAYS = {"run_id"}  # checks, which are found at their gateway alone: tests/web/test_checks.py
+OF_EVERYBODY = {
+    "slug",
+    "name",
+    "code",
+    "filename",
+    "template_id",
+}  # gateways, and what is no secret
 ADMINS_MAY = {"connection_id"}  # also what is another person's
 EVERYTHING = ("mcp", "api:read", "api:write")
 
@@ -66,7 +73,7 @@ def tokens(world):
 
 def test_sec_061_every_variable_of_a_route_was_reviewed(app):
     named = {name for rule in app.url_map.iter_rules() for name in rule.arguments}
-    assert named <= OWNED | OF_ADMINS | OF_EVERYBODY
+    assert named <= OWNED | OF_ADMINS | OF_GATEWAYS | OF_EVERYBODY
 
 
 @pytest.mark.parametrize("who", ["bob", "admin"])
@@ -205,7 +212,8 @@ def test_sec_061_a_gateway_that_is_off_is_not_there_for_people(world):
             continue
         reply = act(world, "alice", rule, method, url)
         never = act(world, "alice", rule, method, world.url(rule, slug="nope"))
-        if rule.rule.startswith("/api/v1/gateways") and method not in SAFE:
+        is_of_admins = method not in SAFE or "/checks" in rule.rule
+        if rule.rule.startswith("/api/v1/gateways") and is_of_admins:
             assert reply.status_code == never.status_code == 403, (rule, method)
         elif reply.status_code == 303:  # GET /oauth/connect leads to the page that says so
             assert (rule.rule, method) == ("/oauth/connect/<slug>", "GET")
@@ -218,7 +226,7 @@ def test_sec_061_people_see_of_each_other_nothing(world):
     """Every page of Bob's, and every list of his API token: nothing of Alice in it."""
     [connection] = rows(world.app, Connection)
     secret = {connection.id, *world.hers.values(), *world.queries.values(), "alice@example.com"}
-    secret -= {world.hers[name] for name in OF_EVERYBODY}
+    secret -= {world.hers[name] for name in OF_EVERYBODY | {"config_id"}}  # their forms name it
     walked = 0
     for rule, method, url in world.routes():
         if method in SAFE and not rule.arguments & (OWNED | OF_ADMINS):

@@ -1,6 +1,6 @@
 """Who typed the password a while ago types it again for what gives access away (SEC-075).
 
-Every way to change something is in one of the two lists: a new one fails until it is reviewed.
+Every way to change something is in one of the lists: a new one fails until it is reviewed.
 """
 
 import datetime
@@ -9,8 +9,10 @@ import re
 import pytest
 import sqlalchemy as sa
 
+from app import gateways, tool_configs
+from app.audit import SYSTEM
 from app.db import db, recent, utcnow
-from app.models import ApiToken, AuditEvent, BrowserSession, Gateway, User
+from app.models import ApiToken, AuditEvent, BrowserSession, Gateway, OAuthConfig, User
 from app.web.auth import is_for_machines
 from tests.conftest import PASSWORD, Browser, rows
 from tests.security.world import dump
@@ -20,6 +22,12 @@ NEW = "four quiet zebras knit"
 CY = {"email": "cy@example.com", "role": "admin", "password": NEW}
 CONFIRMING = {"throttle", "browser_session", "audit_event", "audit_head", "rate_window"}
 
+OWN_CLIENT = {
+    "client_id": "app-9",
+    "client_secret": "typed-secret",
+    "authorization_url": "https://as.test/go",
+    "token_url": "https://as.test/token",
+}
 SENSITIVE = {  # a route -> the page that holds its form, what is typed, and how to see that it did
     "/admin/users/new": ("", CY, lambda app: len(rows(app, User)) == 3),
     "/admin/users/<user_id>/role": (
@@ -54,6 +62,21 @@ SENSITIVE = {  # a route -> the page that holds its form, what is typed, and how
         {"client_secret": "typed-secret", "description": "kept"},
         lambda app: any(gateway.description == "kept" for gateway in rows(app, Gateway)),
     ),
+    "/admin/gateways/<slug>/configs/new": (
+        "",
+        {"name": "Writing", "tool_patterns": "write_*", **OWN_CLIENT},
+        lambda app: any(config.name == "Writing" for config in rows(app, OAuthConfig)),
+    ),
+    "/admin/gateways/<slug>/configs/<config_id>": (
+        "",
+        {"client_secret": "typed-secret", "scopes": "kept"},
+        lambda app: any(config.settings["scopes"] == ["kept"] for config in rows(app, OAuthConfig)),
+    ),
+    "/admin/gateways/<slug>/configs/<config_id>/delete": (
+        "",
+        {},
+        lambda app: all(config.is_default for config in rows(app, OAuthConfig)),
+    ),
     "/admin/gateways/new": (
         "/admin/gateways/new?template=by-hand",
         {
@@ -66,7 +89,6 @@ SENSITIVE = {  # a route -> the page that holds its form, what is typed, and how
     ),
 }
 CONFIRMED = {  # buttons, behind a page of their own that asks
-    "/admin/gateways/<slug>/checks/<run_id>/published",
     "/admin/gateways/<slug>/register",
     "/admin/gateways/<slug>/provider",
     "/admin/gateways/<slug>/checks/<run_id>/published",
@@ -80,6 +102,10 @@ REVIEWED = {  # what asks for nothing, and why
     "/tokens/<token_id>/revoke": "takes access away",
     "/admin/users/<user_id>/sessions/end": "takes access away",
     "/admin/gateways/drafts/<draft_id>/delete": "it holds no secret, and gives no access",
+    "/admin/gateways/<slug>/checks": "looks, and shows no secret",
+    "/admin/gateways/<slug>/checks/<run_id>/connect": "the provider asks who it is",
+    "/admin/gateways/<slug>/template": "what would lead a secret elsewhere is refused (SEC-059)",
+    "/admin/gateways/<slug>/configs/<config_id>/earlier": "orders what is there",
     "/admin/gateways/<slug>/off": "takes access away",
     "/admin/gateways/<slug>/on": "gives back what was there, to whom it was given",
     "/connections/<slug>/disconnect": "takes access away",
@@ -98,7 +124,7 @@ def test_sec_075_every_way_to_change_something_was_reviewed(app):
         for rule in app.url_map.iter_rules()
         if rule.methods - {"GET", "HEAD", "OPTIONS"} and not is_for_machines(rule.rule)
     }
-    assert unsafe - REVIEWED.keys() == SENSITIVE.keys()
+    assert unsafe - REVIEWED.keys() == SENSITIVE.keys() | CONFIRMED
 
 
 @pytest.fixture
@@ -107,6 +133,8 @@ def world(app, admin, alice):
     add(app, KEEPING)
     add(app, BASIC)
     with app.app_context():
+        own = {"name": "Own", "tool_patterns": [{"match": "own_*"}], **OWN_CLIENT}
+        tool_configs.replace(gateways.find("keeping"), [own], by=SYSTEM)
         then = utcnow() - datetime.timedelta(minutes=11)
         db.session.execute(sa.update(BrowserSession).values(confirmed_at=then))
         db.session.commit()
@@ -115,7 +143,11 @@ def world(app, admin, alice):
 
 def place(app, rule):
     [alice] = [user.id for user in rows(app, User) if user.email == "alice@example.com"]
-    return rule.replace("<user_id>", alice).replace("<slug>", "keeping")
+    own = [config.id for config in rows(app, OAuthConfig) if not config.is_default]
+    known = {"<user_id>": alice, "<slug>": "keeping", "<config_id>": "".join(own)}
+    for name, value in known.items():
+        rule = rule.replace(name, value)
+    return rule
 
 
 def unchanged_but_for_confirming(app):
@@ -161,6 +193,17 @@ def test_sec_075_an_old_session_is_asked_for_the_password_and_nothing_typed_is_l
     stolen = Browser(app)
     stolen.client.set_cookie("__Host-signed_in", old, domain="gw.test", secure=True)
     assert stolen.get("/me").status_code == 302
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize("rule", sorted(CONFIRMED))
+def test_sec_075_a_button_of_an_old_session_is_asked_for_the_password(app, admin, rule):
+    url, before = place(app, rule), unchanged_but_for_confirming(app)
+    asked = press(admin, url, "/admin/gateways/keeping", {})
+    assert asked.status_code == 422 and "own_password" in drawn(asked), asked.text
+    wrong = press(admin, url, asked, {}, own_password="not it")
+    assert wrong.status_code == 422 and "This is not your password." in wrong.text
+    assert unchanged_but_for_confirming(app) == before
 
 
 def press(browser, url, page, typed, **more):

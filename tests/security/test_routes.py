@@ -34,6 +34,7 @@ PUBLIC = {  # reviewed: what anybody may ask for without a credential, and why
     "/help/providers": "what stands in our files; nothing of this server",
     "/help/providers/<template_id>": "the same, with the address that providers send people to",
 }
+OF_PROVIDERS = {"/oauth/client-metadata.json", "/oauth/jwks.json"}  # kept by them for an hour
 OF_THIS_HOST = {"/metrics", "/version"}  # for whoever is on this machine, or has an API token
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"]
 HEADERS = {
@@ -270,7 +271,7 @@ def test_sec_014_and_055_every_answer_carries_the_headers(own_world):
             assert reply.headers["Referrer-Policy"] == "no-referrer", where
         age = re.fullmatch(r"max-age=(\d+)", reply.headers["Strict-Transport-Security"])
         assert int(age[1]) >= 31_536_000, where
-        if not where.startswith("/static"):
+        if not where.startswith("/static") and where not in OF_PROVIDERS:
             assert reply.headers["Cache-Control"] == "no-store", (where, reply.status_code)
         assert "X-Powered-By" not in reply.headers
         seen.add(reply.status_code)
@@ -523,6 +524,7 @@ READS_JSON = {("/api/v1/gateways", "POST"), ("/api/v1/gateways/<slug>", "PATCH")
 READS_JSON |= {("/api/v1/gateways/<slug>", "PUT"), ("/mcp/<slug>", "POST")}
 READS_NOTHING = {  # unsafe, and without a body to read
     ("/api/v1/gateways/<slug>", "DELETE"),
+    ("/api/v1/gateways/<slug>/checks", "POST"),
     ("/api/v1/connections/<connection_id>", "DELETE"),
     ("/api/v1/connections/<connection_id>/refresh", "POST"),
     ("/mcp/<slug>", "DELETE"),

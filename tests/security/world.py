@@ -16,7 +16,7 @@ from flask import Flask
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
-from app import access, check_runs, create_app, gateways, people
+from app import access, check_runs, create_app, drafts, gateways, people, tool_configs
 from app.audit import SYSTEM
 from app.db import db, recent
 from app.models import ApiToken, BrowserSession, CheckRun, Connection, Flow, Gateway
@@ -48,8 +48,16 @@ def state(app) -> dict[str, list[str]]:
     """All that is stored, but for counts and for the record of who was kept out."""
     found = {name: rows for name, rows in dump(app).items() if name not in COUNTED}
     found["audit_event"] = [row for row in found["audit_event"] if KEPT_OUT not in row]
+    found["browser_session"] = _without_seen(app)
     del found["audit_head"]  # moves with each record
     return found
+
+
+def _without_seen(app) -> list[str]:
+    """Of a walk that takes longer than a minute it is noted that somebody is still there."""
+    columns = [c for c in BrowserSession.__table__.columns if c.name != "seen_at"]
+    with app.app_context(), db.engine.connect() as link:
+        return sorted(map(repr, link.execute(sa.select(*columns))))
 
 
 def started(folder: Path) -> Iterator[Flask]:
@@ -107,6 +115,7 @@ def build(app) -> World:
     shared = SHARED["oauth_config"] | {"token_url": nobody["token_url"]}
     add(app, SHARED | {"url": NOBODY_THERE, "oauth_config": shared})
     add(app, BASIC | {"url": NOBODY_THERE})
+    config_id = _for_some_tools(app)
     connection_id = connect(app, "acme", "alice@example.com")
     _seal(app, connection_id)
     refused = acme.leave(alice)
@@ -130,6 +139,8 @@ def build(app) -> World:
         "token_id": _token_id(app),
         "connection_id": connection_id,
         "run_id": _checked(app),
+        "config_id": config_id,
+        "draft_id": _draft(app, ids["admin@example.com"]),
     }
     queries = {
         "flow": trip.flow_id,
@@ -139,6 +150,24 @@ def build(app) -> World:
         "token": token,
     }
     return World(app, admin, alice, bob, Browser(app), hers, queries)
+
+
+def _for_some_tools(app) -> str:
+    """An OAuth config of its own."""
+    writing = {"name": "Writing", "tool_patterns": [{"match": "write_*"}], "scopes": ["write"]}
+    with app.app_context():
+        gateway = gateways.find("acme")
+        tool_configs.replace(gateway, [writing], by=SYSTEM)
+        db.session.commit()
+        return tool_configs.further(gateway)[0].id
+
+
+def _draft(app, user_id: str) -> str:
+    """A gateway that an admin has begun to add."""
+    with app.app_context():
+        draft_id = drafts.begin(user_id, {"name": "Begun", "url": NOBODY_THERE})
+        db.session.commit()
+        return draft_id
 
 
 def _checked(app) -> str:
