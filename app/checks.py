@@ -20,7 +20,14 @@ from .access import Caller, Seen, Usable, UsableConfig
 from .audit import SYSTEM, Actor
 from .db import db, recent
 from .doubts import check_scheme, clock_off, doubts_about
-from .errors import AppError, Conflict, UpstreamError, UpstreamTimeout, texts
+from .errors import (
+    AppError,
+    Conflict,
+    ConnectionNeeded,
+    UpstreamError,
+    UpstreamTimeout,
+    code_of,
+)
 from .exchanges import Exchange
 from .mcp import greeting
 from .mcp.greeting import Greeting, Watched
@@ -107,6 +114,9 @@ class _Check:
         is_oauth = KEYS[number] in ("oauth", "token") and self._config is not None
         spec = self._config.spec if self._config is not None else None
         url = (spec.token_url if is_oauth and spec else None) or self._gateway.url
+        ended = code_of(error.reason) if isinstance(error, ConnectionNeeded) else None
+        if ended is not None:  # just now, by what this step was told
+            error = AppError(ended, said=error.said, **error.facts)
         if error.code == "redirect_not_registered" and spec is not None:
             error.facts["redirect"] = registration.redirect_uri(spec, self._gateway.slug)
         return failed(number, error, self._gateway.slug, host=urlsplit(url).hostname or "")
@@ -130,8 +140,8 @@ class _Check:
         spec = self._config.spec
         for url in filter(None, (spec.authorization_url, spec.token_url)):
             check_scheme(url)
-        if not self._config.is_shared:
-            registration.redirect_uri(spec, self._gateway.slug)
+        if (drift := _drift(self._config, self._gateway.slug)) is not None:
+            return drift
         is_found = needs_metadata(spec) or self._config.found is not None
         if self._config.registration_id is None and is_found:
             return Step(number=0, state="ok", says="It is found out as people connect.")
@@ -316,7 +326,7 @@ class _Check:
         slug, says = self._gateway.slug, "To go on, connect your own account."
         waits = Step(number=5, state="waiting", says=says, next=next_for("connection_needed", slug))
         reason = mine.reason if mine is not None and mine.state not in LIVING else None
-        code = reason if reason in texts() else last_sign_in.refusal(self._gateway.id)
+        code = code_of(reason) or last_sign_in.refusal(self._gateway.id)
         if code is None:
             return waits
         minutes = current_app.config["OAUTH_STATE_EXPIRY"] // 60
@@ -324,7 +334,7 @@ class _Check:
         facts |= {"host": urlsplit(config.spec.authorization_url or "").hostname or slug}
         if code.startswith("redirect_"):
             facts["redirect"] = registration.callback_uri()
-        waits = replace(waits, code=code, facts=facts)
+        waits = replace(waits, code=code, facts=facts, next=next_for(code, slug) or waits.next)
         heading = waits.error.message if waits.error else code
         return replace(waits, notes=(f"The last sign-in stopped: {heading}.",))
 
@@ -357,6 +367,16 @@ class _Check:
             return Step(number=7, state="warn", says="It lists no tools.")
         many = "1 tool" if len(found) == 1 else f"{len(found)} tools"
         return Step(number=7, state="ok", says=f"{many}.")
+
+
+def _drift(config: UsableConfig, slug: str) -> Step | None:
+    """A doubt whether its provider sends people back here. Raises Conflict (redirect_foreign)."""
+    if config.is_shared:
+        return None
+    today = registration.redirect_uri(config.spec, slug)
+    if registration.drifted_from(config.registration_id, today) is None:
+        return None
+    return failed(0, AppError("redirect_drift", redirect=today), slug, state="warn")
 
 
 def _masked(asked: Iterable[Exchange]) -> list[Exchange]:

@@ -67,6 +67,12 @@ def texts() -> Mapping[str, Text]:
     }
 
 
+def code_of(reason: str | None) -> str | None:
+    """Of the reason for which a connection has ended; None for one that has no text of its own."""
+    code = "token_refused" if reason == "refused_by_server" else reason
+    return code if code in texts() else None
+
+
 class _Facts(dict[str, Any]):
     def __missing__(self, name: str) -> str:
         # A text never fails for want of a fact, and a hint is there or not.
@@ -207,8 +213,8 @@ class ConnectionNeeded(AppError):
     @property
     def e(self) -> str:
         """That of the reason: a grant that ended is E8, a secret that does not open E20."""
-        known = texts().get(self.reason)
-        return known.e if known else ""
+        code = code_of(self.reason)
+        return texts()[code].e if code else ""
 
 
 class Unsealable(AppError):

@@ -74,11 +74,14 @@ class Broken:
     record: dict[str, Any] = field(default_factory=lambda: SHARED)
     oauth: dict[str, Any] = field(default_factory=dict)
     url: Callable[[], str] | None = None  # instead of the rig's
+    patience_s: float | None = None  # of ours, instead of what is usual
 
     def set_up(self, rig: Rig) -> str:
         """The slug of the gateway."""
         rig.token = lambda seen: self.token(rig, seen)
         rig.mcp = lambda seen: self.mcp(rig, seen)
+        if self.patience_s is not None:
+            rig.app.config["OAUTH_REQUEST_TIMEOUT"] = self.patience_s
         if self.url is None:
             return rig.add(self.record, **self.oauth)
         return add(rig.app, {"name": "Gone", "url": self.url(), "auth_type": "none"})
@@ -119,7 +122,7 @@ BROKEN = {
     ),
     "E6": Broken(e="E6", code="client_not_allowed", step=4, token=refuses("unauthorized_client")),
     "E9": Broken(e="E9", code="insufficient_scope_shared", step=6, mcp=wants_more),
-    "E11 timeouts": Broken(e="E11", code="timeout", step=4, token=hangs),
+    "E11 timeouts": Broken(e="E11", code="timeout", step=4, token=hangs, patience_s=1),
     "E12": Broken(
         e="E12", code="dns_failed", step=1, url=lambda: "https://no-such-host.invalid/mcp"
     ),

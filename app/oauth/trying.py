@@ -36,7 +36,8 @@ def client(config: UsableConfig, seconds: float, watch: Callable[[Exchange], Non
     def tell(response: Response, body: bytes) -> None:
         watch(shown(response, body, int((time.monotonic() - began) * 1000)))
 
-    return OAuthClient(replace(us, timeout_s=seconds, retries=0, watch=tell))
+    timeout_s = min(seconds, us.timeout_s)
+    return OAuthClient(replace(us, timeout_s=timeout_s, retries=0, watch=tell))
 
 
 def accepts(client: OAuthClient, resource: str | None) -> tuple[bool | None, str | None]:

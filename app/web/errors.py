@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from typing import Any
+from urllib.parse import quote
 
 from flask import (
     Flask,
@@ -32,6 +33,7 @@ from ..errors import (
     SignInRequired,
     WireError,
     for_person,
+    texts,
 )
 from ..mcp import jsonrpc
 from . import where
@@ -52,8 +54,19 @@ def as_html(error: AppError) -> AnyResponse:
         return _to_sign_in()
     if isinstance(error, ConnectionNeeded):
         error.facts["link"] = f"{current_app.config['PUBLIC_URL']}/connections/{error.gateway}"
-    page = render_template("error.html", error=error, request_id=request_id())
+    page = render_template("error.html", error=error, request_id=request_id(), way=_way(error))
     return make_response(page, error.status)
+
+
+def _way(error: AppError) -> tuple[str, str] | None:
+    """Words and address of the button to where this is mended, for who may go there."""
+    text, here = texts()[error.code], g.get("signed_in")
+    slug = error.facts.get("gateway") or (request.view_args or {}).get("slug", "")
+    named = quote(str(slug), safe="")
+    link = text.link.format(gateway=named) if slug else text.link.partition("/{gateway}")[0]
+    if not (link and here) or (link.startswith("/admin") and not here.caller.is_admin):
+        return None
+    return text.button, link
 
 
 def _to_sign_in() -> AnyResponse:
