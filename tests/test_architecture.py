@@ -131,6 +131,7 @@ def test_few_modules_open_secrets(path):
 
 
 LONGER: dict[str, str] = {
+    "activity": "every action that is recorded with its words, side by side",
     "oauth.registering": "one row from its lease to its end, and all that changes it",
     "access": "who may see and use what, and how they stand with it: one set of reads",
     "oauth.lease": "every change of a connection that renewing makes, side by side",
