@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import threading
 import time
 
@@ -256,6 +257,44 @@ def test_two_begins_register_once(published, here):
     for one in threads:
         one.join(60)
     assert not failed and len(got) == 8 and len(set(got)) == 1 and len(asked) == 1
+
+
+def test_two_begins_of_two_processes_register_once(published, here):
+    """As on two nodes: nothing in memory is shared, and the provider is slow."""
+    server, provider = published()
+    asked, go = answers(provider, CLIENT), threading.Event()
+    quick = provider.pages["/register"]
+
+    def late(seen):
+        go.wait(20)
+        return quick(seen)
+
+    provider.pages["/register"] = late
+    configs = [automatic(server), automatic(server, "two")]
+    db.session.remove()
+    came_out, goes_in = os.pipe()
+    children = [forked(one, goes_in) for one in configs]
+    os.close(goes_in)
+    with os.fdopen(came_out) as told:
+        assert [next(told) for _ in children] == ["begins\n"] * 2
+        go.set()
+        got = set(told)
+    assert [os.waitpid(one, 0)[1] for one in children] == [0, 0]
+    assert len(got) == 1 and len(asked) == 1
+    assert client(got.pop().strip()).client_id == "made-1"
+
+
+def forked(config_id: str, tell: int) -> int:
+    """A process that says that it begins, and then which client it has; its id."""
+    if child := os.fork():
+        return child
+    try:
+        db.engine.dispose(close=False)  # those connections are the parent's
+        os.write(tell, b"begins\n")
+        os.write(tell, f"{registering.ready(config_id, by=SYSTEM)}\n".encode())
+        os._exit(0)
+    finally:
+        os._exit(1)
 
 
 def test_sec_026_what_was_registered_is_sealed(published):
