@@ -82,6 +82,7 @@ def update(
     found = known(gateway, spec, found)
     edit = _edit(gateway, spec, found)
     if not edit.fields:
+        _now_known(gateway)
         return 0
     claim(gateway)
     signed_out = aftermath.settle(gateway, edit, by=by)
@@ -204,6 +205,13 @@ def _drift(config: OAuthConfig) -> list[str]:
         f"The redirect URI has changed since this was saved: it was {client.redirect_uri}. "
         f"Add exactly {today} at the provider, then save this gateway again."
     ]
+
+
+def _now_known(gateway: Gateway) -> None:
+    """Who saves again what has drifted says that the provider knows today's redirect URI."""
+    config = gateway.oauth_config
+    if config is not None and config.registration is not None and _drift(config):
+        config.registration.redirect_uri = config.settings.get("redirect_uri") or callback_uri()
 
 
 def switch(gateway: Gateway, on: bool, *, by: Actor) -> None:

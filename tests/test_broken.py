@@ -229,6 +229,11 @@ def test_q14_e3_another_public_address_is_seen_before_anybody_is_sent_away(rig, 
         "https://gw.test/oauth/callback"
     )
     assert is_ours or not rig.upstream.seen, "somebody was asked"
+    if is_ours:  # as the page says: added there, then saved again here
+        at = f"/admin/gateways/{slug}/edit"
+        assert admin.submit(at, at=at).status_code == 303
+        [client] = rows(rig.app, ClientRegistration)
+        assert client.redirect_uri == "https://gw.test/oauth/callback"
 
 
 @pytest.mark.parametrize(
@@ -274,6 +279,10 @@ def test_each_row_of_the_list_of_troubles_is_made_by_a_broken_rig():
     ):
         codes = {code for name, code in made if name.endswith(row)}
         assert codes and all(f"errors/{code}.md" in page for code in codes), row
+    tests = Path(__file__).read_text()  # the others are made here by a test of their own
+    alone = set(re.findall(r"errors/(\w+)\.md", page)) - {code for _, code in made} - {"README"}
+    elsewhere = {"upstream_timeout"}  # of a tool call: tests/faults/test_upstream.py
+    assert alone == {code for code in alone if f'"{code}"' in tests} | elsewhere
 
 
 def test_what_was_refused_is_over_when_somebody_has_signed_in(rig, alice):
