@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import threading
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from app.models import Connection
 from app.secretbox import SecretBox, box, cell
 from config import ConfigError
 from tests import sealed
-from tests.process import Program
+from tests.process import Program, workers
 from tests.reseal_worker import ring
 
 ROOT = Path(__file__).parents[1]
@@ -78,8 +77,8 @@ class Load:
 
 
 def worker(database: str) -> Program:
-    command = [sys.executable, ROOT / "tests/reseal_worker.py", "--database", database]
-    return Program(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    command = ["-m", "tests.reseal_worker", "--database", database]
+    return Program(command, forks=workers(), env=os.environ)
 
 
 def test_sec_082_f_28_the_key_changes_under_load_and_kill_9(app, start, config, database_url):
