@@ -27,7 +27,8 @@ NO_PAGES = (  # these lead on, or are for programs
     *("/", "/static/<path:filename>", "/oauth/connect/<slug>", "/oauth/callback/<slug>"),
     *("/health", "/ready", "/metrics", "/version", "/mcp/<slug>", "/api/openapi.json"),
     "/.well-known/oauth-protected-resource/mcp/<slug>",
-    "/admin/gateways/<slug>/checks/<run_id>.txt",
+    *("/admin/gateways/<slug>/checks/<run_id>.txt", "/oauth/client-metadata.json"),
+    "/oauth/jwks.json",
 )
 looked_at: set[str] = set()
 
@@ -310,11 +311,23 @@ def test_q1_q7_q10_every_page_is_clean_wide_and_narrow_light_and_dark(walk, axe)
         "token-new": "/tokens/new",
         "help": "/help",
         "help-error": "/help/errors/client_rejected",
+        "help-providers": "/help/providers",
+        "help-provider": "/help/providers/github",
+        "config-new": "/admin/gateways/rig/configs/new",
         "not-found": "/nope",
         "no-such-gateway": "/connections/jra",
     }.items():
         me.go(path)
         look(page, axe, name)
+    me.go("/admin/gateways/rig/configs/new")
+    page.get_by_label("Name").fill("Writing")
+    page.get_by_label("Which tools").fill("write_*")
+    me.press("Save")
+    me.go("/admin/gateways/rig")
+    me.follow(page.get_by_role("link", name="Edit Writing"))
+    look(page, axe, "config")
+    me.go(f"{urlsplit(page.url).path}/delete")
+    look(page, axe, "config-delete")
     me.go("/admin/gateways/rig/checks")
     look(page, axe, "checks-none")
     me.press("Run check")
