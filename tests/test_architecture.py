@@ -13,8 +13,7 @@ LEVELS = [  # a module imports from the lines above its own, never from its own 
     "db draining slots metrics certificates oauth.signing oauth.refusals mcp.jsonrpc",
     "models passwords secretbox egress specs oauth.replies oauth.callback oauth.challenge mcp.wire",
     "about steps doubts tool_specs",
-    "schema trust schedule chain oauth.revoking oauth.breaker oauth.discovered"
-    " oauth.template_file",
+    "schema trust schedule chain oauth.revoking oauth.breaker oauth.discovered oauth.template_file",
     "edits",
     "audit access throttle limits watching oauth.client oauth.places oauth.templates mcp.sse",
     "connections tool_standing oauth.timeline oauth.metadata oauth.fetching",

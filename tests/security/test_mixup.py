@@ -145,18 +145,27 @@ def test_sec_008_the_form_gives_a_new_gateway_a_path_of_its_own_where_one_is_tak
         "authorization_url": "https://other.test/go",
         "token_url": "https://other.test/token",
     }
-    assert send(admin, "/admin/gateways/new?template=by-hand", name="First", **typed).status_code == 303
+    assert (
+        send(admin, "/admin/gateways/new?template=by-hand", name="First", **typed).status_code
+        == 303
+    )
     assert "trusts" not in str(rows(app, OAuthConfig)[0].settings)
     assert rows(app, OAuthConfig)[0].settings["redirect_uri"] is None
     send(admin, "/admin/gateways/new?template=by-hand", name="Same", **typed)
     typed["token_url"] = "https://silent.test/token"
-    assert send(admin, "/admin/gateways/new?template=by-hand", name="Second", **typed).status_code == 303
+    assert (
+        send(admin, "/admin/gateways/new?template=by-hand", name="Second", **typed).status_code
+        == 303
+    )
     page = admin.get("/admin/gateways/second").text
     assert f"Register {SHARED}/second at its provider" in page
     assert leave(alice, "second").asked["redirect_uri"] == f"{SHARED}/second"
     assert leave(alice, "same").asked["redirect_uri"] == SHARED
     typed |= {"trusts_shared_callback": "y", "token_url": "https://third.test/token"}
-    assert send(admin, "/admin/gateways/new?template=by-hand", name="Third", **typed).status_code == 303
+    assert (
+        send(admin, "/admin/gateways/new?template=by-hand", name="Third", **typed).status_code
+        == 303
+    )
     assert leave(alice, "third").asked["redirect_uri"] == SHARED
 
 
