@@ -153,8 +153,9 @@ def fill(running: Gateway, token: str, neighbour: Neighbour) -> None:
             "token_management": {"store_tokens": True},
         }
         send(running, header, record | {"auth_type": "oauth"})
-    send(running, header, {"name": "Tools", "slug": "tools", "url": f"{neighbour.url}/mcp"})
-    send(running, header, {"name": "Html", "slug": "html", "url": f"{neighbour.url}/html"})
+    for name, path in (("Tools", "mcp"), ("Html", "html")):
+        record = {"name": name, "slug": name.lower(), "url": f"{neighbour.url}/{path}"}
+        send(running, header, record | {"auth_type": "none"})
 
 
 def send(running: Gateway, header: dict[str, str], record: dict[str, object]) -> None:

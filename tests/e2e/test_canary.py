@@ -330,7 +330,8 @@ def plant(stage: Stage) -> None:
     """What is no secret, put where one could have got."""
     planted = stage.planted
     assert stage.admin.at(f"/nothing/{planted}").status_code == 404  # the log names the path
-    record = {"name": "Planted", "slug": "planted", "url": stage.server.url, "description": planted}
+    record = {"name": "Planted", "slug": "planted", "url": stage.server.url, "auth_type": "none"}
+    record |= {"description": planted}
     stage.flask("gateways", "add", "-", stdin=json.dumps(record))
     stage.flask("gateways", "show", "planted")
     assert stage.api("GET", "/api/v1/gateways/planted").status_code == 200

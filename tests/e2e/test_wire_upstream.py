@@ -44,7 +44,7 @@ def server() -> Iterator[Upstream]:
 def node(server, tmp_path_factory) -> Iterator[Any]:
     where = tmp_path_factory.mktemp("wire") / "gateway.db"
     with Gateway(f"sqlite:///{where}") as started:
-        record = json.dumps({"name": "x", "url": server.url})
+        record = json.dumps({"name": "x", "url": server.url, "auth_type": "none"})
         started.flask("gateways", "add", "-", stdin=record)
         started.admin()
         started.api_token = started.token()
@@ -169,7 +169,7 @@ def test_sec_094_a_gateway_trusts_and_shows_what_its_file_says(node, tmp_path) -
         trusting = {"url": private.url, "ca_pem": ca.pem}
         shown = {"client_cert_pem": us.pem, "client_key": us.key}
         for name, more in (("ours", trusting | shown), ("bare", trusting)):
-            record = {"name": name, "url": private.url} | more
+            record = {"name": name, "url": private.url, "auth_type": "none"} | more
             node.flask("gateways", "add", "-", stdin=json.dumps(record))
         for name, works in (("ours", True), ("bare", False), ("ours", True)):
             assert (b'"result"' in ask(node, path=f"/mcp/{name}")) == works, name
