@@ -169,20 +169,20 @@ def test_a_public_client_needs_no_secret():
     read(GatewaySpec, changed(CODE, "oauth_config.client_secret", ...))
 
 
-def test_a_way_to_send_a_secret_that_nothing_here_can_do_is_not_saved():
+def test_who_signs_needs_a_key():
     record = changed(SHARED, "oauth_config.token_endpoint_auth_method", "private_key_jwt")
     with pytest.raises(Invalid) as caught:
         read(GatewaySpec, record)
-    assert list(caught.value.fields) == ["oauth_config.token_endpoint_auth_method"]
+    assert list(caught.value.fields) == ["oauth_config.client_private_key"]
 
 
-def test_a_key_is_pasted_as_pem():
+def test_a_key_is_pasted_as_pem_or_made_for_us():
     pem = "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----\n"
-    for key in ("generate", "MIGHAgEA"):
-        with pytest.raises(Invalid, match="invalid") as caught:
-            read(GatewaySpec, changed(SHARED, "oauth_config.client_private_key", key))
-        assert list(caught.value.fields) == ["oauth_config.client_private_key"]
-    read(GatewaySpec, changed(SHARED, "oauth_config.client_private_key", pem))
+    with pytest.raises(Invalid, match="invalid") as caught:
+        read(GatewaySpec, changed(SHARED, "oauth_config.client_private_key", "MIGHAgEA"))
+    assert list(caught.value.fields) == ["oauth_config.client_private_key"]
+    for key in (pem, "generate"):
+        read(GatewaySpec, changed(SHARED, "oauth_config.client_private_key", key))
 
 
 @pytest.mark.parametrize("name", ["authorization_url", "token_url", "refresh_url"])

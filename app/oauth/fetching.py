@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import requests
@@ -31,9 +31,9 @@ _TASTED = 2_000  # bytes of a body that may be shown in part
 class Answer:
     url: str
     status: int
-    headers: Mapping[str, str]  # ignores case
+    headers: Mapping[str, str] = field(repr=False)  # ignores case
     challenges: tuple[str, ...]  # the values of WWW-Authenticate
-    body: bytes  # of an event stream: the data of the event that answers
+    body: bytes = field(repr=False)  # of an event stream: the data of the event that answers
     is_whole: bool  # else it was too long, and is left out
 
     @property
