@@ -178,11 +178,11 @@ def test_who_signs_needs_a_key():
 
 def test_a_key_is_pasted_as_pem_or_made_for_us():
     pem = "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----\n"
-    with pytest.raises(Invalid, match="invalid") as caught:
-        read(GatewaySpec, changed(SHARED, "oauth_config.client_private_key", "MIGHAgEA"))
-    assert list(caught.value.fields) == ["oauth_config.client_private_key"]
-    for key in (pem, "generate"):
-        read(GatewaySpec, changed(SHARED, "oauth_config.client_private_key", key))
+    for key, says in (("MIGHAgEA", "Paste the key as PEM"), (pem, "private key cannot be read")):
+        with pytest.raises(Invalid, match="invalid") as caught:
+            read(GatewaySpec, changed(SHARED, "oauth_config.client_private_key", key))
+        assert says in " ".join(caught.value.fields.values())
+    read(GatewaySpec, changed(SHARED, "oauth_config.client_private_key", "generate"))
 
 
 @pytest.mark.parametrize("name", ["authorization_url", "token_url", "refresh_url"])

@@ -29,10 +29,12 @@ SHOWN = {
         "OAUTH_TOKEN_CLEANUP_INTERVAL": "Seconds between clean-ups",
         "OAUTH_MAX_STORED_TOKENS_PER_GATEWAY": "Stored connections per gateway; 0 is no limit",
         "OAUTH_MAX_AUTHORIZATION_ATTEMPTS": "Unfinished sign-ins in ten minutes",
+        "OAUTH_CLIENT_METADATA_URL": "Where providers read who we are, if not here",
     },
     "Calls to MCP servers": {
         "UPSTREAM_CONNECT_TIMEOUT": "Seconds to connect",
         "UPSTREAM_READ_TIMEOUT": "Seconds of silence in an answer",
+        "HEALTH_CHECK_INTERVAL": "Seconds between looks at each server; 0 is never",
     },
     "Sessions here": {
         "SESSION_IDLE_MINUTES": "Minutes without use until a browser is signed out",
@@ -60,6 +62,8 @@ CHORES = {
     "keep-alive": "Renews idle sign-ins, where a gateway says so",
     "flows": "Removes sign-ins and calls that are over",
     "connections": "Removes tokens and connections that are over",
+    "clients": "Renews and removes clients that we registered",
+    "health": "Looks whether each server answers",
     "sessions": "Removes ended sessions, API tokens and counters",
 }
 
@@ -85,4 +89,6 @@ def _told(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (tuple, list)):
         return " ".join(value) or "none"
+    if value in (None, ""):
+        return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
