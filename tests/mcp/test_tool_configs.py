@@ -12,7 +12,7 @@ from app import gateways, specs, tool_configs, tool_standing
 from app.audit import SYSTEM
 from app.db import db, recent
 from app.errors import Invalid
-from app.models import ClientRegistration, Connection, Gateway, OAuthConfig
+from app.models import ClientRegistration, Connection, Flow, Gateway, OAuthConfig, ParkedCall
 from app.secretbox import box, cell
 from tests.mcp.world import (
     CODE,
@@ -197,10 +197,8 @@ def test_the_page_shows_each_config_and_connects_one(app, alice, acme, provider)
     going = alice.submit("/oauth/connect/acme", at="/connections/acme", config=config_id)
     assert going.status_code == 200
     with app.app_context():
-        assert db.session.scalars(sa.text("SELECT oauth_config_id FROM flow")).all() == [config_id]
-        assert json.loads(db.session.scalar(sa.text("SELECT scopes_requested FROM flow"))) == [
-            "write"
-        ]
+        [flow] = db.session.scalars(sa.select(Flow))
+        assert (flow.oauth_config_id, flow.scopes_requested) == (config_id, ["write"])
 
 
 def test_one_config_is_disconnected_and_the_other_stays(app, alice, acme):
@@ -299,8 +297,8 @@ def test_step_up_on_a_401_that_names_a_right_not_asked_for(app, upstream, provid
     assert "?ask=" in said and asked.call_count == 1
     assert ("insufficient_scope" in said) == renews
     with app.app_context():
-        wanted = db.session.scalar(sa.text("SELECT scopes_wanted FROM parked_call"))
-    assert json.loads(wanted) == (["a", "b"] if renews else ["b"])
+        wanted = db.session.scalar(sa.select(ParkedCall.scopes_wanted))
+    assert wanted == (["a", "b"] if renews else ["b"])
 
 
 def test_a_401_about_no_other_right_is_no_step_up(app, upstream, provider):
