@@ -10,6 +10,7 @@ from flask.cli import AppGroup
 
 from ..oauth import templates
 from ..oauth.registration import callback_uri
+from ..oauth.template_file import filled
 from ..oauth.templates import Template
 from ..specs import slug_of
 from .plain import in_words
@@ -54,7 +55,7 @@ def show(  # noqa: PLR0913, PLR0917  # one option each
     click.echo(json.dumps(record, indent=2, ensure_ascii=False))
     redirect = record["oauth_config"].get("redirect_uri", callback_uri())
     for number, step in enumerate(template.steps, 1):
-        click.echo(f"{number}. {templates.filled(step, {'redirect': redirect})}", err=True)
+        click.echo(f"{number}. {filled(step, {'redirect': redirect})}", err=True)
     if template.checked is None:
         click.echo("Not compared with the provider's own pages yet.", err=True)
 

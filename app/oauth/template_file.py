@@ -193,18 +193,19 @@ def _bad_config(row: Mapping[str, Any], name: str) -> Found:
         yield (name, "reply", "errors"), "Write this under errors, beside config."
     examples = {one: var["example"] for one, var in row.get("vars", {}).items()}
     for grant in row.get("grants", ["authorization_code"]):
-        whole = {"grant_type": grant, **_with_examples(chosen, examples)}
+        whole = {"grant_type": grant, **filled(chosen, examples)}
         for path, sentence in faults(OAuthConfigSpec, whole).items():
             yield (name, *path.split(".")), sentence
 
 
-def _with_examples(value: Any, examples: Mapping[str, str]) -> Any:
+def filled(value: Any, values: Mapping[str, str]) -> Any:
+    """`{x}` replaced wherever it stands; a name that is not in `values` stays as it is."""
     if isinstance(value, str):
-        return NAMES.sub(lambda found: examples.get(found[1], found[0]), value)
-    if isinstance(value, dict):
-        return {name: _with_examples(one, examples) for name, one in value.items()}
+        return NAMES.sub(lambda found: values.get(found[1], found[0]), value)
+    if isinstance(value, Mapping):
+        return {name: filled(one, values) for name, one in value.items()}
     if isinstance(value, list):
-        return [_with_examples(one, examples) for one in value]
+        return [filled(one, values) for one in value]
     return value
 
 

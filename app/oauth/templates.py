@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from ..errors import Invalid, NotFound
 from ..models import OAuthConfig
-from .template_file import NAMES, read
+from .template_file import NAMES, filled, read
 
 PROVIDERS = Path(__file__).with_name("providers")
 _CODE = "authorization_code"
@@ -213,20 +213,6 @@ def newer(config: OAuthConfig) -> dict[str, Any]:
         return {}
     changed = {one.field: one.then for one in differs(config)}
     return {"oauth_config": changed | {"template_version": template.version}}
-
-
-# -- placeholders --------------------------------------------------------------------------------
-
-
-def filled(value: Any, values: Mapping[str, str]) -> Any:
-    """`{x}` replaced wherever it stands; a name that is not in `values` stays as it is."""
-    if isinstance(value, str):
-        return NAMES.sub(lambda found: values.get(found[1], found[0]), value)
-    if isinstance(value, Mapping):
-        return {name: filled(one, values) for name, one in value.items()}
-    if isinstance(value, list):
-        return [filled(one, values) for one in value]
-    return value
 
 
 def recovered(chosen: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:

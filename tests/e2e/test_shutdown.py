@@ -102,15 +102,19 @@ def connected(url: str, provider: strict_provider.Provider) -> None:
     planted.grant(planted.DEAD, **tokens)
 
 
+def connected_caller(node: gateway.Gateway, url: str, provider) -> Caller:
+    with inside(node) as app:
+        with app.app_context():
+            connected(url, provider)
+        return caller(app, node, "alice", "acme")
+
+
 @kinds
 def test_f_36_a_renewal_under_way_is_kept_when_the_server_is_cut(gateway_server, upstream, kind):
     """Ctrl-C: its call is cut, and what the provider gave is written down all the same."""
     with strict_provider.serving(hold="after", expires=3600.0) as provider:
         node = gateway_server(GUNICORN_CMD_ARGS=WORKERS[kind])
-        with inside(node) as app:
-            with app.app_context():
-                connected(upstream.url, provider)
-            alice = caller(app, node, "alice", "acme")
+        alice = connected_caller(node, upstream.url, provider)
         with ThreadPoolExecutor() as pool:
             call = pool.submit(alice.call)
             assert provider.arrived.wait(60)
@@ -132,10 +136,7 @@ def test_f_36_a_renewal_under_way_is_kept_when_the_server_stops(gateway_server, 
     """The provider has voided the old refresh token, and answers only when we are ending."""
     with strict_provider.serving(hold="after", expires=3600.0) as provider:
         node = gateway_server(GUNICORN_CMD_ARGS=WORKERS[kind], STOP_NOTICE=0.1)
-        with inside(node) as app:
-            with app.app_context():
-                connected(upstream.url, provider)
-            alice = caller(app, node, "alice", "acme")
+        alice = connected_caller(node, upstream.url, provider)
         with ThreadPoolExecutor() as pool:
             call = pool.submit(alice.call)
             assert provider.arrived.wait(60)
